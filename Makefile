@@ -1,0 +1,55 @@
+# `make run` and `make test` do everything on a fresh machine; `make help` lists the rest.
+PYTHON ?= python3
+CONFIG ?= args_ngd_sgd.json
+DATASET ?= fashion-mnist
+BIN := .venv/bin
+# Bars in a log: a line every ten seconds instead of a redrawn one.
+QUIET_BARS := TQDM_MININTERVAL=10
+
+.PHONY: run test venv venv-dev data lint bench published schema clean help
+.DEFAULT_GOAL := help
+
+run: venv  ## execute the notebook with CONFIG and print the report's path
+	mkdir -p build
+	$(QUIET_BARS) $(BIN)/papermill experiments/eval_ngd_sgd.ipynb build/eval_ngd_sgd.ipynb --cwd experiments \
+		--log-output --no-progress-bar -p config_path "$(abspath $(CONFIG))"
+	@$(BIN)/python -c "import sys; from experiment import default_directory, load_config; \
+		print('report:', default_directory(load_config(sys.argv[1])) / 'report.html')" "$(CONFIG)"
+
+test: venv-dev  ## run the whole test suite
+	$(BIN)/python -m pytest
+
+venv: .venv/.installed  ## make .venv with what `make run` needs
+venv-dev: .venv/.installed-dev
+
+.venv/.installed: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+data: venv  ## get DATASET (mnist, fashion-mnist, cifar10) into data/
+	$(BIN)/python -m data_files $(DATASET)
+
+lint: venv-dev  ## check style, and that notebooks carry no outputs
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q tests/test_notebooks.py -k outputs
+
+bench: venv-dev  ## time training against its peers; figures in benchmarks/README.md
+	$(BIN)/python benchmarks/training_speed.py
+
+published: venv  ## reproduce the published swap run: three seeds, both arithmetics (half an hour)
+	$(QUIET_BARS) $(BIN)/python benchmarks/published_swap.py
+
+schema: venv  ## write the config's JSON Schema anew
+	$(BIN)/python -m experiment_config > args_ngd_sgd.schema.json
+
+clean:  ## remove the virtual environment and built files, keep data and runs
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12

@@ -1,0 +1,456 @@
+"""How does a config become trained models, measurements and a report? The whole flow, for notebooks and for the command.
+
+    python experiment.py args_ngd_sgd.json [--out DIR] [--device cpu|cuda|auto]
+
+    run = open_run(load_config("args_ngd_sgd.json"))
+    train_models(run)
+    measure_llcs(run)
+    measure_hessian_traces(run)
+    report = finish(run)
+
+Every finished epoch and measurement is kept in the run directory at once; the same call on the same directory goes on
+where the last one stopped.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from architectures import DLNN, FFNN, LeNet5, num_parameters
+from data_files import DataError
+from experiment_config import Config, ConfigError, load_config
+from llc import LLCEstimate, estimate_llcs, resolve_nbeta
+from ngd import NGD
+from report import write_report
+from run_store import Checkpoint, Point, RunStore, RunStoreError
+from training import EpochRecord, evaluate, train
+from utils_general import DataSplits, load_data
+from utils_hessian_fim import hessian_trace
+
+PROJECT = Path(__file__).parent  # what the config's relative paths are relative to
+RUNS = PROJECT / "experiments" / "ngd_sgd"
+OPTIMIZERS = ("sgd", "ngd")
+TRAINING_SERIES = ("train_loss", "val_loss", "val_accuracy", "update_norm")
+LLC_SERIES = {  # name in results.json → attribute of `LLCEstimate`
+    "llc": "llc", "llc_std_error": "std_error", "llc_drift": "drift", "llc_rhat": "rhat", "llc_ess": "ess",
+    "llc_init_loss": "init_loss", "wbic": "wbic", "wbic_std_error": "wbic_std_error",
+}  # fmt: skip
+SERIES = (
+    *TRAINING_SERIES, "num_skipped_updates", *LLC_SERIES, "num_diverged_chains", "hessian_trace",
+    "hessian_trace_std_error",
+)  # fmt: skip
+PACKAGES = ("torch", "devinterp", "PyHessian", "numpy", "plotly")
+
+ModelFactories = Mapping[str, Callable[[], nn.Module]]
+OptimizerFactory = Callable[[str, nn.Module, bool], torch.optim.Optimizer]
+
+
+class Leg(NamedTuple):
+    """A stretch of training with one optimizer, started fresh: epochs `start` + 1 to `stop`, from `parent`'s weights."""
+
+    optimizer: str
+    parent: str  # the optimizer whose checkpoint at `start` this leg leaves from
+    start: int
+    stop: int
+
+
+@dataclass
+class Run:
+    """An experiment under way: what it works with and what it has found so far."""
+
+    config: Config
+    store: RunStore
+    data: DataSplits
+    device: torch.device
+    models: ModelFactories
+    make_optimizer: OptimizerFactory
+    results: dict[str, Any]
+    traces: dict[Point, Any]
+
+    def series(self, point: Point) -> list[dict[str, Any]]:
+        """The series that show `point`'s checkpoint: its own and, where it is shared, the other optimizer's."""
+        optimizers = self.results["models"][point.title]["optimizers"]
+        return [optimizers[name] for name in _shown_in(self.config, point) if name in optimizers]
+
+
+def model_factories(config: Config, in_shape: tuple[int, ...], num_classes: int) -> dict[str, Callable[[], nn.Module]]:
+    """Published title → a function that builds the untrained model, for every model of `config`."""
+    experiment = config.experiment
+    if experiment.model_type == "cnn":
+        makers = [partial(LeNet5, layers, in_shape, num_classes) for layers in experiment.hidden_conv_layers]
+    else:
+        kind = {"ffnn": FFNN, "dlnn": DLNN}[experiment.model_type]
+        sizes = zip(experiment.hidden_nodes, experiment.hidden_layers, strict=True)
+        makers = [partial(kind, nodes, layers, in_shape, num_classes) for nodes, layers in sizes]
+    return {make().title: make for make in makers}
+
+
+def make_optimizer(config: Config, name: str, model: nn.Module, after_swap: bool) -> torch.optim.Optimizer:
+    """The config's optimizer called `name`, `"sgd"` or `"ngd"`; `after_swap` gives SGD its rate after the swap."""
+    e = config.experiment
+    shared = {"momentum": e.momentum, "nesterov": e.nesterov}
+    if name == "sgd":
+        lr = e.sgd_swap_lr if after_swap and e.sgd_swap_lr is not None else e.sgd_lr
+        return torch.optim.SGD(model.parameters(), lr=lr, **shared)
+    how = {"alpha": e.alpha, "eta": e.eta, "epsilon": e.epsilon, "delta": e.delta, "arithmetic": e.ngd_arithmetic}
+    return NGD(model.parameters(), lr=e.ngd_lr, **shared, **how)
+
+
+def default_directory(config: Config) -> Path:
+    """`experiments/ngd_sgd/<run>`, one for each config: the same config finds its run again."""
+    e = config.experiment
+    digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
+    return RUNS / f"{config.data.dataset}-{e.model_type}-{e.experiment_type}-seed{e.seed}-{digest}"
+
+
+def open_run(
+    config: Config,
+    out: str | Path | None = None,
+    device: str = "auto",
+    models: ModelFactories | None = None,
+    make_optimizer: OptimizerFactory | None = None,
+) -> Run:
+    """Loads the data and opens the run directory, with all that an earlier start left there.
+
+    Args:
+        config: From `load_config`.
+        out: Run directory; None for `default_directory(config)`.
+        device: `"cpu"`, `"cuda"` or `"auto"` (CUDA where there is one).
+        models: Title → function that builds a model of your own, in place of the config's.
+        make_optimizer: Function of (`"sgd"` or `"ngd"`, model, after_swap) that makes an optimizer of your own in place
+            of the config's.
+
+    Raises:
+        ValueError: `models` or `make_optimizer` without `out`: the config no longer tells such runs apart.
+        data_files.DataError: The data set cannot be had.
+        run_store.RunStoreError: The directory cannot be used, or holds a run with another config.
+    """
+    if out is None and (models is not None or make_optimizer is not None):
+        raise ValueError("models or optimizers of your own need a run directory of their own: pass out=")
+    device = _device(device)
+    data = load_data(config.data.dataset, PROJECT / config.data.root, device)
+    num_samples = len(data.train.labels)
+    in_shape, num_classes = tuple(data.train.inputs.shape[1:]), int(data.train.labels.max()) + 1
+    models = models or model_factories(config, in_shape, num_classes)
+    store = RunStore(default_directory(config) if out is None else out, config.model_dump(mode="json"))
+    results = store.read_results() or {
+        "config": config.model_dump(mode="json"),
+        "environment": {},
+        "timing_s": {"train": 0.0, "llc": 0.0, "hessian": 0.0, "total": 0.0},
+        "nbeta": resolve_nbeta(config.devinterp.nbeta, config.data.batch_size, num_samples),
+        "train_size": num_samples,
+        "models": {},
+    }
+    results |= {"status": "running", "environment": _environment(device)}
+    for title, factory in models.items():
+        results["models"].setdefault(title, _empty_model(config, factory()))
+    optimizer_factory = make_optimizer or partial(globals()["make_optimizer"], config)
+    return Run(config, store, data, device, models, optimizer_factory, results, store.read_traces())
+
+
+def train_models(run: Run) -> None:
+    """Trains every model with every optimizer; epochs whose checkpoint is there are not trained again."""
+    with _timed(run, "train") as tick:
+        for title in run.models:
+            _keep_initial(run, title)
+            for leg in legs(run.config):
+                _train_leg(run, title, leg, tick)
+
+
+def legs(config: Config) -> list[Leg]:
+    """The stretches of training: in `swap`, SGD up to the cut-off and then both from there; else each from the start."""
+    e = config.experiment
+    if e.experiment_type == "swap":
+        cut = e.cut_off_epochs
+        return [Leg("sgd", "sgd", 0, cut), *(Leg(name, "sgd", cut, e.num_epochs) for name in OPTIMIZERS)]
+    first = _optimizers(config)[0]
+    return [Leg(name, first, 0, e.num_epochs) for name in _optimizers(config)]
+
+
+def _keep_initial(run: Run, title: str) -> None:
+    """Epoch 0: the seeded initial weights, shared by all optimizers."""
+    point = Point(title, _optimizers(run.config)[0], 0)
+    checkpoint = run.store.load_checkpoint(point)
+    if checkpoint is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.config.experiment.seed)
+            model = run.models[title]().to(run.device)
+        train_loss, _ = evaluate(model, run.data.train)
+        val_loss, val_accuracy = evaluate(model, run.data.test)
+        record = asdict(EpochRecord(train_loss, val_loss, val_accuracy, update_norm=None))
+        generator = torch.Generator().manual_seed(run.config.experiment.seed)
+        checkpoint = Checkpoint(_packed(model, None, generator), record)
+        run.store.save_checkpoint(point, checkpoint)
+    _show_record(run, point, checkpoint.record)
+
+
+def _train_leg(run: Run, title: str, leg: Leg, tick: Callable[[], None]) -> None:
+    """Trains the epochs of `leg` that have no sound checkpoint, each from the one before."""
+    label = f"{title} {leg.optimizer.upper()}"
+    parent = Point(title, leg.parent, leg.start)
+    last = run.store.load_checkpoint(parent)
+    if last is None or last.record["diverged"]:  # the first leg of a swap run diverged: nothing to leave from
+        _mark_diverged(run, title, leg.optimizer, run.results["models"][title]["optimizers"][leg.parent]["diverged_epoch"])
+        return
+    epoch, fresh = leg.start, True
+    while epoch < leg.stop and (there := run.store.load_checkpoint(Point(title, leg.optimizer, epoch + 1))):
+        epoch, last, fresh = epoch + 1, there, False
+        _show_record(run, Point(title, leg.optimizer, epoch), there.record)
+        if there.record["diverged"]:
+            return
+    if epoch == leg.stop:
+        tqdm.write(f"{label}: epochs {leg.start + 1} to {leg.stop} are there")
+        return
+    if epoch > leg.start:
+        tqdm.write(f"{label}: goes on after epoch {epoch}")
+    model = run.models[title]().to(run.device)
+    optimizer = run.make_optimizer(leg.optimizer, model, leg.start > 0)
+    generator = torch.Generator()
+    _unpack(last.tensors, model, None if fresh else optimizer, generator)
+
+    def keep(epoch: int, record: EpochRecord) -> None:
+        point = Point(title, leg.optimizer, epoch)
+        tensors = {} if record.diverged else _packed(model, optimizer, generator)
+        run.store.save_checkpoint(point, Checkpoint(tensors, asdict(record)))
+        _show_record(run, point, asdict(record))
+        tick()
+
+    train(
+        model, optimizer, run.data, leg.stop - epoch, run.config.data.batch_size, generator,
+        first_epoch=epoch + 1, on_epoch=keep, label=label,
+    )  # fmt: skip
+
+
+def measure_llcs(run: Run) -> None:
+    """LLC and WBIC at the config's epochs; a finished estimate is not made again."""
+    done = {point for point in run.traces if run.series(point)[0]["num_diverged_chains"][point.epoch] is not None}
+    with _timed(run, "llc") as tick:
+        for title, factory in run.models.items():
+            points = [point for point in _points(run, title) if point not in done]
+            weights = [_model_state(run.store.load_checkpoint(point)) for point in points]
+
+            def keep(position: int, estimate: LLCEstimate, points=points) -> None:
+                _show_estimate(run, points[position], estimate)
+                run.store.write_traces(run.traces)
+                tick()
+
+            estimate_llcs(
+                factory().to(run.device), weights, run.data.train, run.config.devinterp, run.config.data.batch_size,
+                checkpoint_ids=[_identity(point) for point in points], on_estimate=keep, label=f"{title} LLC",
+            )  # fmt: skip
+
+
+def measure_hessian_traces(run: Run) -> None:
+    """Hessian trace at the config's epochs, where the config asks for it; finished ones are not made again."""
+    data = run.config.data
+    if not run.config.experiment.hessian:
+        return
+    # The same images and probes for every checkpoint, so that epochs and optimizers are compared on equal terms.
+    chosen = torch.randperm(len(run.data.train.labels), generator=torch.Generator().manual_seed(run.config.devinterp.seed))
+    chosen = chosen[: data.num_hessian_batches * data.batch_size].to(run.device)
+    images = run.data.train.inputs[chosen], run.data.train.labels[chosen]
+    with _timed(run, "hessian") as tick:
+        for title, factory in run.models.items():
+            points = [p for p in _points(run, title) if run.series(p)[0]["hessian_trace"][p.epoch] is None]
+            for point in tqdm(points, desc=f"{title} Hessian trace", unit="checkpoint", leave=False):
+                model = factory().to(run.device)
+                model.load_state_dict(_model_state(run.store.load_checkpoint(point)))
+                estimate = hessian_trace(model, cross_entropy, images, data.num_probes, run.config.devinterp.seed)
+                for series in run.series(point):
+                    series["hessian_trace"][point.epoch] = estimate.trace
+                    series["hessian_trace_std_error"][point.epoch] = estimate.std_error
+                tick()
+
+
+def finish(run: Run) -> Path:
+    """Marks the run complete, writes `results.json` and `report.html`, and returns the report's path."""
+    run.results["status"] = "complete"
+    run.store.write_results(run.results)
+    results = run.store.read_results()  # as a reader of the file sees it
+    return write_report(results, run.traces, run.store.directory / "report.html")
+
+
+def run_experiment(config: Config, out: str | Path | None = None, device: str = "auto") -> Path:
+    """Trains, measures and reports; returns the path of `report.html`. Raises what `open_run` raises."""
+    run = open_run(config, out, device)
+    try:
+        train_models(run)
+        measure_llcs(run)
+        measure_hessian_traces(run)
+        return finish(run)
+    finally:
+        run.store.close()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but PyTorch sees no CUDA device; use cpu or auto")
+    return torch.device(name)
+
+
+def _optimizers(config: Config) -> tuple[str, ...]:
+    chosen = config.experiment.optimizer
+    return OPTIMIZERS if chosen == "both" else (chosen,)
+
+
+def _shown_in(config: Config, point: Point) -> tuple[str, ...]:
+    """Names of the optimizers whose series has `point`'s checkpoint: all of them at the epoch where they part."""
+    e = config.experiment
+    parting = e.cut_off_epochs if e.experiment_type == "swap" else 0
+    return _optimizers(config) if point.epoch == parting else (point.optimizer,)
+
+
+def _points(run: Run, title: str) -> list[Point]:
+    """The checkpoints of `title` to measure, by epoch, each once, those that training reached."""
+    e = run.config.experiment
+    chosen = {"all": range(e.num_epochs + 1), "final": [e.num_epochs]}
+    epochs = chosen[e.measure_epochs] if isinstance(e.measure_epochs, str) else e.measure_epochs
+    points = []
+    for epoch in epochs:
+        for optimizer in _optimizers(run.config):
+            point = Point(title, optimizer, epoch)
+            owner = _shown_in(run.config, point)[0] == optimizer
+            reached = run.results["models"][title]["optimizers"][optimizer]["val_loss"][epoch] is not None
+            if owner and reached:
+                points.append(point)
+    return points
+
+
+def _identity(point: Point) -> int:
+    """Number that tells a checkpoint's random numbers from those of the model's other checkpoints."""
+    return len(OPTIMIZERS) * point.epoch + OPTIMIZERS.index(point.optimizer)
+
+
+def _empty_model(config: Config, model: nn.Module) -> dict[str, Any]:
+    def series() -> dict[str, Any]:
+        empty = {name: [None] * (config.experiment.num_epochs + 1) for name in SERIES}
+        return empty | {"kappa": {}, "diverged_epoch": None}
+
+    return {"num_parameters": num_parameters(model), "optimizers": {name: series() for name in _optimizers(config)}}
+
+
+def _show_record(run: Run, point: Point, record: dict[str, Any]) -> None:
+    """Puts an epoch's record into the results."""
+    if record["diverged"]:
+        _mark_diverged(run, point.title, point.optimizer, point.epoch)
+    for series in run.series(point):
+        for name in (*TRAINING_SERIES, "num_skipped_updates"):
+            series[name][point.epoch] = record[name]
+        for parameter, axes in record["kappa"].items():
+            for axis, kappa in axes.items():
+                empty = [None] * len(series["train_loss"])
+                series["kappa"].setdefault(parameter, {}).setdefault(axis, empty)[point.epoch] = kappa
+
+
+def _mark_diverged(run: Run, title: str, optimizer: str, epoch: int) -> None:
+    run.results["models"][title]["optimizers"][optimizer]["diverged_epoch"] = epoch
+
+
+def _show_estimate(run: Run, point: Point, estimate: LLCEstimate) -> None:
+    run.traces[point] = estimate.trace
+    for series in run.series(point):
+        for name, attribute in LLC_SERIES.items():
+            series[name][point.epoch] = getattr(estimate, attribute)
+        series["num_diverged_chains"][point.epoch] = int(estimate.diverged.sum())
+
+
+def _packed(model: nn.Module, optimizer: torch.optim.Optimizer | None, generator: torch.Generator) -> dict[str, Tensor]:
+    """Weights, optimizer state and the shuffling generator's state as one flat dict of tensors."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    state = {} if optimizer is None else optimizer.state_dict()["state"]
+    for index, entries in state.items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entries.items() if value is not None}
+    return tensors | {"generator": generator.get_state()}
+
+
+def _unpack(
+    tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer | None, generator: torch.Generator
+) -> None:
+    """The inverse of `_packed`, into existing objects; without `optimizer` its state is left out."""
+    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
+    generator.set_state(tensors["generator"])
+    if optimizer is not None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _model_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    return {name.removeprefix("model."): t for name, t in checkpoint.tensors.items() if name.startswith("model.")}
+
+
+@contextmanager
+def _timed(run: Run, phase: str) -> Iterator[Callable[[], None]]:
+    """Gives a function that writes the results with the seconds spent so far; it is also called on the way out."""
+    timing = run.results["timing_s"]
+    since = time.perf_counter()
+
+    def tick() -> None:
+        nonlocal since
+        now = time.perf_counter()
+        timing[phase] += now - since
+        timing["total"] += now - since
+        since = now
+        run.store.write_results(run.results)
+
+    try:
+        yield tick
+    finally:
+        tick()
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {**versions, "device": f"{device} ({name})", "threads": torch.get_num_threads()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command: exit status 0 when all is done, 2 for a config that is refused, 1 for any other failure."""
+    parser = argparse.ArgumentParser(description="Trains, measures and reports what a config asks for.")
+    parser.add_argument("config", help="JSON config, such as args_ngd_sgd.json")
+    parser.add_argument("--out", help="run directory (default: experiments/ngd_sgd/<run>, one for each config)")
+    parser.add_argument("--device", default="auto", choices=["cpu", "cuda", "auto"])
+    options = parser.parse_args(arguments)
+    try:
+        report = run_experiment(load_config(options.config), options.out, options.device)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (DataError, RunStoreError, ValueError) as error:
+        print(f"experiment.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where this one left off", file=sys.stderr)
+        return 1
+    print(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

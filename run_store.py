@@ -1,0 +1,209 @@
+"""Where does a run keep its work, so that a kill loses nothing? The run directory.
+
+`config.json`, `results.json`, `traces.npz`, `report.html` and `checkpoints/*.safetensors`. A file appears whole or not at
+all (write, fsync, rename), a checkpoint carries a checksum of its content, weights are never read through pickle, and one
+process at a time writes into a directory.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+
+class RunStoreError(RuntimeError):
+    """The run directory cannot be used; the message says why and what to do."""
+
+
+class Checkpoint(NamedTuple):
+    """One epoch's end: what a restart needs (`tensors`) and what was recorded (`record`, plain JSON)."""
+
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+class Point(NamedTuple):
+    """A checkpoint's place: after `epoch` epochs of `optimizer` on the model called `title`."""
+
+    title: str
+    optimizer: str
+    epoch: int
+
+    @property
+    def key(self) -> str:
+        """Name in `traces.npz`."""
+        return f"{self.title}/{self.optimizer}/{self.epoch}"
+
+    @property
+    def file_name(self) -> str:
+        slug = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        # Titles that differ in other characters only would share a slug; the digest keeps them apart.
+        digest = hashlib.sha256(self.title.encode()).hexdigest()[:6]
+        return f"{slug}-{digest}-{self.optimizer}-{self.epoch:04d}.safetensors"
+
+
+class RunStore:
+    """The run directory `directory`, for one config.
+
+    Raises:
+        RunStoreError: The directory holds a run with another config, something that is not a run, or is in use.
+    """
+
+    def __init__(self, directory: str | os.PathLike, config: dict[str, Any]):
+        self.directory = Path(directory)
+        self._claim()
+        self._keep_config(config)
+        (self.directory / "checkpoints").mkdir(exist_ok=True)
+
+    def _claim(self) -> None:
+        """Takes the directory for this process; the lock goes when the process ends, however it ends."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            names = {path.name for path in self.directory.iterdir()}
+            if names and not names & {"config.json", ".lock"}:
+                raise RunStoreError(f"{self.directory} is neither empty nor a run directory; name another one")
+            self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115 – held until the process ends
+        except OSError as error:
+            raise RunStoreError(f"cannot write the run directory {self.directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunStoreError(f"{self.directory} is in use by another process; wait for it or name another") from error
+
+    def close(self) -> None:
+        """Gives the directory free for another process."""
+        self._lock.close()
+
+    def _keep_config(self, config: dict[str, Any]) -> None:
+        path = self.directory / "config.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(config, indent=2).encode())
+            return
+        there = _read_json(path)
+        changed = sorted(
+            f"{section}.{key}: {there.get(section, {}).get(key)!r} there, {value!r} now"
+            for section, keys in config.items()
+            for key, value in keys.items()
+            if there.get(section, {}).get(key) != value
+        )
+        if changed or there.keys() != config.keys():
+            raise RunStoreError(
+                f"{self.directory} holds a run with another config ({'; '.join(changed) or 'other sections'}); "
+                "name another directory or restore the config"
+            )
+
+    def checkpoint_path(self, point: Point) -> Path:
+        return self.directory / "checkpoints" / point.file_name
+
+    def save_checkpoint(self, point: Point, checkpoint: Checkpoint) -> None:
+        """Writes `checkpoint`; tensors may lie on any device."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+        record = json.dumps(checkpoint.record)
+        metadata = {"record": record, "sha256": _digest(tensors, record)}
+        write_atomically(self.checkpoint_path(point), safetensors.torch.save(tensors, metadata))
+
+    def load_checkpoint(self, point: Point) -> Checkpoint | None:
+        """The checkpoint on the CPU, or None where there is none or its content does not fit its checksum.
+
+        A damaged checkpoint is as good as none: the epoch is trained again, from the one before, to the same numbers.
+        """
+        path = self.checkpoint_path(point)
+        if not path.exists():
+            return None
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – not a dict
+            if _digest(tensors, metadata["record"]) == metadata["sha256"]:
+                return Checkpoint(tensors, json.loads(metadata["record"]))
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError):
+            pass
+        return None
+
+    def read_results(self) -> dict[str, Any] | None:
+        """`results.json`, or None before the first write."""
+        path = self.directory / "results.json"
+        return _read_json(path) if path.exists() else None
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Writes `results.json`; numbers that are not finite become null, which JSON can say."""
+        text = json.dumps(_finite(results), indent=1, allow_nan=False)
+        write_atomically(self.directory / "results.json", text.encode())
+
+    def read_traces(self) -> dict[Point, np.ndarray]:
+        """Losses (num_chains, num_draws) sampled at each measured point."""
+        path = self.directory / "traces.npz"
+        if not path.exists():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                traces = {key: archive[key] for key in archive.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise RunStoreError(f"{path} cannot be read ({error}); remove it, then those points are measured again") from error
+        keys = {key: key.rsplit("/", 2) for key in traces}
+        return {Point(title, optimizer, int(epoch)): traces[key] for key, (title, optimizer, epoch) in keys.items()}
+
+    def write_traces(self, traces: dict[Point, np.ndarray]) -> None:
+        """Writes `traces.npz`."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{point.key: trace for point, trace in traces.items()})
+        write_atomically(self.directory / "traces.npz", buffer.getvalue())
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Writes `content` to `path` so that a reader, now or after a crash, sees the old file or the whole new one."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself survives a power cut
+    finally:
+        os.close(directory)
+
+
+def _digest(tensors: dict[str, Tensor], record: str) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunStoreError(f"{path} cannot be read ({error}); restore it, or name another directory") from error
+
+
+def _finite(value):
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return value

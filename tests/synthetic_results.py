@@ -1,0 +1,149 @@
+"""What does a run's `results.json` look like? Made-up results in realistic ranges, for tests of figures and report.
+
+The numbers are drawn, not measured: nothing here says anything about NGD or SGD.
+"""
+
+import math
+
+import numpy as np
+
+METRICS = (
+    "train_loss", "val_loss", "val_accuracy", "update_norm", "llc", "llc_std_error", "llc_drift", "llc_init_loss",
+    "llc_rhat", "llc_ess", "num_diverged_chains", "wbic", "wbic_std_error", "hessian_trace", "hessian_trace_std_error",
+    "num_skipped_updates",
+)  # fmt: skip
+PARAMETERS = {f"layers.{i}.{part}": axes for i in range(3) for part, axes in (("weight", 2), ("bias", 1))}
+FINAL_LLC = {"sgd": 43.6, "ngd": 55.2}
+FINAL_LOSS = {"sgd": 0.295, "ngd": 0.093}
+
+
+def synthetic_run(seed=0, *, titles=("FFNN 2 HL, 256 HN",), kind="swap", optimizers=("sgd", "ngd"), num_epochs=20,
+                  cut_off=10, measured="all", hessian=True, num_chains=2, num_draws=200):  # fmt: skip
+    """(results, traces) of a made-up run; `measured` as the config's `measure_epochs`."""
+    rng = np.random.default_rng(seed)
+    config = _config(kind, optimizers, num_epochs, cut_off, measured, hessian, num_chains, num_draws)
+    results = {
+        "status": "complete",
+        "config": config,
+        "environment": {"python": "3.12.3", "torch": "2.13.0", "device": "cpu", "threads": 2},
+        "timing_s": {"train": 61.2, "llc": 402.0, "hessian": 88.4, "total": 551.6},
+        "nbeta": 128 / math.log(128),
+        "train_size": 60000,
+        "models": {title: {"num_parameters": 269322, "optimizers": {}} for title in titles},
+    }
+    traces = {}
+    for title in titles:
+        for optimizer in optimizers:
+            series = _series(rng, results, optimizer, traces, title)
+            results["models"][title]["optimizers"][optimizer] = series
+        if kind == "swap":
+            _share_checkpoint(results["models"][title]["optimizers"], cut_off)
+    return results, traces
+
+
+def measured_epochs(config):
+    epochs = config["experiment"]["measure_epochs"]
+    last = config["experiment"]["num_epochs"]
+    return {"all": list(range(last + 1)), "final": [last]}.get(epochs, epochs) if isinstance(epochs, str) else epochs
+
+
+def diverge(results, title, optimizer, epoch):
+    """Makes `optimizer` stop being finite in `epoch`, in place."""
+    series = results["models"][title]["optimizers"][optimizer]
+    series["diverged_epoch"] = epoch
+    for key in METRICS:
+        series[key][epoch:] = [None] * len(series[key][epoch:])
+    for by_axis in series["kappa"].values():
+        for values in by_axis.values():
+            values[epoch:] = [None] * len(values[epoch:])
+
+
+def set_final(results, title, optimizer, **values):
+    """Overwrites values of the last epoch, in place."""
+    for key, value in values.items():
+        results["models"][title]["optimizers"][optimizer][key][-1] = value
+
+
+def _config(kind, optimizers, num_epochs, cut_off, measured, hessian, num_chains, num_draws):
+    return {
+        "experiment": {
+            "model_type": "ffnn", "experiment_type": kind,
+            "optimizer": "both" if len(optimizers) > 1 else optimizers[0],
+            "hessian": hessian, "hidden_nodes": [256], "hidden_layers": [2], "cut_off_epochs": cut_off,
+            "num_epochs": num_epochs, "sgd_lr": 0.01, "sgd_swap_lr": None, "ngd_lr": 0.01, "alpha": 0.1, "eta": 0.9,
+            "epsilon": 1e-10, "delta": 5e-4, "ngd_arithmetic": "stable", "momentum": 0.9, "nesterov": True, "seed": 1,
+            "measure_epochs": measured,
+        },
+        "data": {
+            "dataset": "fashion-mnist", "batch_size": 128, "num_hessian_batches": 10, "num_probes": 50, "root": "data",
+        },
+        "devinterp": {
+            "sampler": "sgld", "num_chains": num_chains, "num_draws": num_draws, "num_burnin_steps": 0,
+            "localization": 100.0, "sampler_lr": 1e-4, "nbeta": "batch", "backend": "batched", "seed": 0,
+        },
+    }  # fmt: skip
+
+
+def _series(rng, results, optimizer, traces, title):
+    experiment, sampler = results["config"]["experiment"], results["config"]["devinterp"]
+    last = experiment["num_epochs"]
+    first = experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" and optimizer == "ngd" else 0
+    series = {key: [None] * (last + 1) for key in METRICS}
+    series["diverged_epoch"] = None
+    final = FINAL_LOSS.get(optimizer, 0.2)
+    decay = np.exp(-5 * np.arange(last + 1) / last)
+    loss = final + (2.31 - final) * decay * (1 + 0.02 * rng.standard_normal(last + 1))
+    for e in range(first, last + 1):
+        series["train_loss"][e] = float(loss[e])
+        series["val_loss"][e] = float(loss[e] * 1.02 + 0.03)
+        series["val_accuracy"][e] = float(0.98 - 0.1 * loss[e])
+        if e > 0:
+            size = 0.006 if optimizer == "ngd" else 0.0006
+            series["update_norm"][e] = size * math.exp(0.1 * rng.standard_normal())
+        series["num_skipped_updates"][e] = 0
+    for e in (e for e in measured_epochs(results["config"]) if e >= first):
+        trace = _measure(rng, results, series, optimizer, e, float(loss[e]) * 0.97, sampler, experiment["hessian"])
+        traces[title, optimizer, e] = trace
+    series["kappa"] = _kappa(rng, first, last) if optimizer == "ngd" else {}
+    return series
+
+
+def _measure(rng, results, series, optimizer, e, init_loss, sampler, hessian):
+    last = len(series["llc"]) - 1
+    target = 20 + (FINAL_LLC.get(optimizer, 48.0) - 20) * (e / last) ** 0.7
+    draws = np.arange(1, sampler["num_draws"] + 1)
+    level = target * (1 - np.exp(-12 * draws / sampler["num_draws"])) / 0.917
+    noise = rng.standard_normal((sampler["num_chains"], sampler["num_draws"]))
+    trace = init_loss + level / results["nbeta"] + 0.15 * noise
+    llc = results["nbeta"] * (trace.mean() - init_loss)
+    half = results["nbeta"] * (trace[:, sampler["num_draws"] // 2 :].mean() - init_loss)
+    error = float(rng.uniform(0.4, 1.1))
+    values = {
+        "llc": llc, "llc_std_error": error, "llc_drift": half - llc, "llc_init_loss": init_loss,
+        "llc_rhat": rng.uniform(1.0, 1.05), "llc_ess": rng.uniform(30, 90),
+        "wbic": results["train_size"] * trace.mean(),
+        "wbic_std_error": error * results["train_size"] / results["nbeta"],
+    }  # fmt: skip
+    if hessian:
+        values["hessian_trace"] = rng.uniform(100, 500)
+        values["hessian_trace_std_error"] = rng.uniform(4, 20)
+    for key, value in values.items():
+        series[key][e] = float(value)
+    series["num_diverged_chains"][e] = 0
+    return trace
+
+
+def _kappa(rng, first, last):
+    return {
+        name: {
+            str(axis): [None] * (first + 1)
+            + [float(v) for v in 10 ** (rng.uniform(-8, -3) + 0.1 * rng.standard_normal(last - first))]
+            for axis in range(axes)
+        }
+        for name, axes in PARAMETERS.items()
+    }
+
+
+def _share_checkpoint(optimizers, cut_off):
+    for key in METRICS:
+        optimizers["ngd"][key][cut_off] = optimizers["sgd"][key][cut_off]

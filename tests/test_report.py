@@ -1,0 +1,268 @@
+"""Does the report say what the numbers say, and nothing more?"""
+
+import csv
+import io
+import math
+import os
+import re
+
+import plotly.graph_objects as go
+import pytest
+from markupsafe import Markup
+from synthetic_results import METRICS, diverge, set_final, synthetic_run
+
+import report
+from report import series_csv, verdicts, write_figs_to_html, write_report
+
+TITLE = "FFNN 2 HL, 256 HN"
+EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+
+
+def run_with(sgd, ngd, **options):
+    """A run whose final values are overwritten: `sgd` and `ngd` are (llc, std_error)."""
+    results, traces = synthetic_run(**options)
+    for optimizer, (llc, error) in (("sgd", sgd), ("ngd", ngd)):
+        set_final(results, TITLE, optimizer, llc=llc, llc_std_error=error, llc_drift=0.1)
+    return results, traces
+
+
+def only_verdict(results):
+    (verdict,) = verdicts(results)
+    return verdict
+
+
+# The verdict
+
+
+@pytest.mark.parametrize(
+    ("ngd", "direction", "words"),
+    [
+        (55.0, "higher", "is higher, i.e. its solution is less degenerate at these settings, as published."),
+        (30.0, "lower", "is lower, i.e. its solution is more degenerate at these settings, opposite to published."),
+        (43.0, "undetected", "No difference detected: its interval includes 0"),
+        (42.0, "undetected", "No difference detected: its interval includes 0"),
+    ],
+)
+def test_the_verdict_follows_the_numbers_whichever_way_they_fall(ngd, direction, words):
+    verdict = only_verdict(run_with((42.5, 0.6), (ngd, 0.8))[0])
+    assert verdict.direction == direction
+    assert words in verdict.headline
+
+
+def test_the_interval_by_hand():
+    verdict = only_verdict(run_with((43.0, 0.3), (55.0, 0.4))[0])
+    assert verdict.difference == pytest.approx(12.0)
+    assert verdict.interval == pytest.approx((12 - 1.96 * 0.5, 12 + 1.96 * 0.5))  # hypot(0.3, 0.4) = 0.5
+
+
+def test_an_interval_that_just_includes_zero_detects_nothing():
+    error = 1 / (1.96 * math.sqrt(2))
+    assert only_verdict(run_with((40.0, error * 1.0001), (41.0, error * 1.0001))[0]).direction == "undetected"
+    assert only_verdict(run_with((40.0, error * 0.9999), (41.0, error * 0.9999))[0]).direction == "higher"
+    assert only_verdict(run_with((41.0, error * 0.9999), (40.0, error * 0.9999))[0]).direction == "lower"
+
+
+def test_the_interval_its_limits_and_the_losses_stand_in_one_sentence():
+    results, _ = run_with((43.0, 0.3), (55.0, 0.4))
+    set_final(results, TITLE, "sgd", llc_init_loss=0.3)
+    set_final(results, TITLE, "ngd", llc_init_loss=0.1)
+    (sentence,) = [text for text in only_verdict(results).text if "interval" in text]
+    assert sentence == (
+        "Difference NGD − SGD: +12.00, 95 % interval from 11.02 to 12.98 (sampling error only, one training seed), at "
+        "final training losses of 0.300 (SGD) and 0.100 (NGD)."
+    )
+
+
+def test_each_llc_comes_with_its_error_drift_and_settings():
+    text = only_verdict(run_with((43.0, 0.3), (55.0, 0.4))[0]).text[0]
+    assert "SGD 43.00 ± 0.30 after epoch 20 (drift +0.10)" in text
+    assert "SGLD, 2 chains × 200 draws, ε = 0.0001, γ = 100, nβ = 26.38" in text
+
+
+def test_every_verdict_says_that_this_is_not_the_learning_coefficient():
+    assert "not the learning coefficient" in only_verdict(synthetic_run()[0]).text[-1]
+
+
+@pytest.mark.parametrize(
+    ("sgd_loss", "warned"), [(0.1, False), (0.109, False), (0.091, False), (0.12, True), (0.05, True)]
+)
+def test_unequal_training_losses_are_said(sgd_loss, warned):
+    results, _ = run_with((43.0, 0.3), (55.0, 0.4))
+    set_final(results, TITLE, "ngd", llc_init_loss=0.1)
+    set_final(results, TITLE, "sgd", llc_init_loss=sgd_loss)
+    assert any("not at equal loss" in warning for warning in only_verdict(results).warnings) == warned
+
+
+def test_drift_beyond_the_standard_error_is_said():
+    results, _ = run_with((43.0, 0.5), (55.0, 0.5))
+    set_final(results, TITLE, "sgd", llc_drift=-0.6)
+    set_final(results, TITLE, "ngd", llc_drift=0.4)
+    drifting = [warning for warning in only_verdict(results).warnings if "still drifting" in warning]
+    assert len(drifting) == 1
+    assert drifting[0].startswith("SGD")
+    assert "depends on the draws" in drifting[0]
+
+
+def test_a_drift_as_large_as_the_difference_is_said():
+    results, _ = run_with((43.0, 0.1), (44.0, 0.1))
+    assert not any("change its sign" in warning for warning in only_verdict(results).warnings)
+    set_final(results, TITLE, "ngd", llc_drift=1.5)
+    assert any("change its sign" in warning for warning in only_verdict(results).warnings)
+
+
+def test_one_optimizer_gets_its_number_and_no_comparison():
+    results, _ = synthetic_run(kind="standard", optimizers=("ngd",))
+    verdict = only_verdict(results)
+    assert (verdict.direction, verdict.difference) == (None, None)
+    assert "no final LLC of SGD" in verdict.headline
+    assert "NGD 5" in verdict.text[0]
+
+
+def test_a_missing_standard_error_gives_the_difference_without_interval():
+    verdict = only_verdict(run_with((43.0, None), (55.0, 0.4))[0])
+    assert (verdict.direction, verdict.interval) == (None, None)
+    assert verdict.difference == pytest.approx(12)
+    assert "standard error is missing" in verdict.headline
+    assert any("SGD's final LLC has no standard error" in warning for warning in verdict.warnings)
+
+
+def test_nothing_measured_is_said():
+    verdict = only_verdict(synthetic_run(measured=[])[0])
+    assert verdict.headline == "No LLC was measured, so there is no verdict."
+
+
+def test_a_diverged_optimizer_is_named_and_not_compared():
+    results, _ = synthetic_run(kind="standard")
+    diverge(results, TITLE, "sgd", 3)
+    verdict = only_verdict(results)
+    assert verdict.warnings[0] == "SGD diverged in epoch 3; nothing was measured from that epoch on."
+    assert verdict.direction is None
+    assert "epoch 2 for SGD, of epoch 20 for NGD" in verdict.headline
+
+
+def test_diverged_chains_are_counted_and_never_replaced_by_an_earlier_epoch():
+    results, _ = synthetic_run()
+    set_final(results, TITLE, "ngd", num_diverged_chains=2, llc=None, llc_std_error=None, llc_drift=None)
+    verdict = only_verdict(results)
+    assert verdict.direction is None
+    assert "NGD: 2 of 2 chains diverged at epoch 20." in verdict.warnings
+    assert "NGD has no LLC at epoch 20, the last one sampled." in verdict.warnings
+    set_final(results, TITLE, "sgd", num_diverged_chains=2, llc=float("nan"))
+    assert only_verdict(results).headline == "No LLC: every chain diverged."
+
+
+def test_a_swap_run_is_not_judged_by_its_shared_checkpoint():
+    results, _ = synthetic_run(measured=[10])
+    verdict = only_verdict(results)
+    assert verdict.direction is None
+    assert "no LLC was measured after the swap" in verdict.headline
+
+
+def test_skipped_updates_are_said():
+    results, _ = synthetic_run()
+    set_final(results, TITLE, "ngd", num_skipped_updates=4)
+    assert any("skipped 4 updates" in warning for warning in only_verdict(results).warnings)
+
+
+def test_one_verdict_a_model():
+    titles = ("FFNN 2 HL, 64 HN", "CNN 2 HCL")
+    assert tuple(verdict.title for verdict in verdicts(synthetic_run(titles=titles)[0])) == titles
+
+
+# The series as CSV
+
+
+def test_the_csv_equals_the_results():
+    results, _ = synthetic_run(titles=("model, with a comma", 'and "quotes"'))
+    rows = list(csv.DictReader(io.StringIO(series_csv(results))))
+    assert len(rows) == 2 * 2 * 21
+    for row in rows:
+        series = results["models"][row["title"]]["optimizers"][row["optimizer"]]
+        for key in METRICS:
+            expected = series[key][int(row["epoch"])]
+            assert row[key] == "" if expected is None else float(row[key]) == expected
+    assert set(rows[0]) == {"title", "optimizer", "epoch", *METRICS}
+
+
+# The page
+
+
+def test_the_page_is_whole_and_plotly_is_in_it_once(tmp_path):
+    results, traces = synthetic_run(titles=("A", "B"))
+    page = write_report(results, traces, tmp_path / "report.html").read_text()
+    assert page.count("* plotly.js v") == 1
+    assert page.count('<script type="application/json">') == 16
+    for anchor in re.findall(r'<a href="#([^"]+)"', page):
+        assert f'id="{anchor}"' in page
+    assert '<a href="#figures-2">B</a>' in page
+    assert not re.search(r"<(?:script|link|img|iframe)[^>]*\b(?:src|href)=", page)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_every_value_is_escaped_in_text_and_in_scripts(tmp_path):
+    results, traces = synthetic_run(titles=(EVIL,))
+    results["config"]["data"]["root"] = EVIL
+    results["environment"][EVIL] = EVIL
+    kappa = results["models"][EVIL]["optimizers"]["ngd"]["kappa"]
+    kappa[EVIL] = kappa.pop("layers.0.weight")
+    page = write_report(results, traces, tmp_path / "report.html").read_text()
+    assert "<script>window.hacked" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;window.hacked" in page
+    assert page.count("<script") == page.count("</script>") == 10  # plotly.js, eight figures, the drawing
+
+
+def test_a_run_that_is_still_going_says_so(tmp_path):
+    results, traces = synthetic_run()
+    assert "not finished" not in write_report(results, traces, tmp_path / "report.html").read_text()
+    results["status"] = "running"
+    results["timing_s"]["total"] = None
+    for series in results["models"][TITLE]["optimizers"].values():
+        for key in METRICS:
+            series[key][12:] = [None] * 9
+    assert "This run is not finished." in write_report(results, traces, tmp_path / "report.html").read_text()
+
+
+def test_the_table_says_when_a_number_is_of_an_earlier_epoch(tmp_path):
+    results, traces = synthetic_run(kind="standard")
+    diverge(results, TITLE, "sgd", 3)
+    page = write_report(results, traces, tmp_path / "report.html").read_text()
+    assert "<small>epoch 2</small>" in page
+
+
+@pytest.mark.parametrize("optimizers", [("sgd",), ("ngd",), ("sgd", "adamw")])
+def test_any_set_of_optimizers_has_a_report(tmp_path, optimizers):
+    results, traces = synthetic_run(kind="standard", optimizers=optimizers, measured="final")
+    assert write_report(results, traces, tmp_path / "report.html").stat().st_size > 4e6
+
+
+def test_the_old_page_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    dest = write_figs_to_html([go.Figure()], tmp_path / "page.html", "first")
+
+    def fail(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_figs_to_html([go.Figure()], dest, "second")
+    assert "<h1>first</h1>" in dest.read_text()
+    assert list(tmp_path.iterdir()) == [dest]
+
+
+def test_own_figures_with_a_summary_as_text_or_as_html(tmp_path):
+    figs = [go.Figure(go.Scatter(y=[1, 2])), ("mine", "What to <look> for", go.Figure())]
+    page = write_figs_to_html(figs, tmp_path / "a.html", "My <figures>", summary="1 < 2").read_text()
+    assert "1 &lt; 2" in page
+    assert "My &lt;figures&gt;" in page
+    assert "What to &lt;look&gt; for" in page
+    assert 'id="1-mine"' in page
+    assert "Verdict" not in page
+    page = write_figs_to_html(figs, tmp_path / "a.html", "Mine", summary=Markup("<em>so</em>")).read_text()
+    assert "<em>so</em>" in page
+
+
+def test_no_markup_survives_in_inline_json():
+    figure = go.Figure(layout={"title": {"text": EVIL + "\u2028"}})
+    text = report._inline_json(figure)
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert go.Figure(report.json.loads(text)).layout.title.text == EVIL + "\u2028"

@@ -1,0 +1,117 @@
+"""The run directory: whole files or none, nothing mixed up, damage noticed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from run_store import Checkpoint, Point, RunStore, RunStoreError, write_atomically
+
+CONFIG = {"experiment": {"alpha": 0.1, "seed": 1}, "data": {"root": "data"}}
+POINT = Point("FFNN 2 HL, 256 HN", "sgd", 3)
+
+
+@pytest.fixture()
+def store(tmp_path):
+    store = RunStore(tmp_path / "run", CONFIG)
+    yield store
+    store.close()
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(store):
+    tensors = {
+        "weight": torch.randn(5, 3), "transposed": torch.randn(4, 2).T, "step": torch.tensor(7), "empty": torch.zeros(0),
+        "double": torch.randn(2, dtype=torch.float64), "generator": torch.Generator().get_state(),
+    }  # fmt: skip
+    record = {"train_loss": 0.1 + 0.2, "diverged": False, "kappa": {"weight": {"0": 1e-30}}}
+    store.save_checkpoint(POINT, Checkpoint(tensors, record))
+    there = store.load_checkpoint(POINT)
+    assert there.record == record
+    assert there.tensors.keys() == tensors.keys()
+    assert all(torch.equal(there.tensors[name], tensor) for name, tensor in tensors.items())
+    assert all(there.tensors[name].dtype == tensor.dtype for name, tensor in tensors.items())
+
+
+def test_no_checkpoint_is_none(store):
+    assert store.load_checkpoint(POINT) is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "text"])
+def test_a_damaged_checkpoint_is_as_good_as_none(store, damage):
+    store.save_checkpoint(POINT, Checkpoint({"weight": torch.ones(100)}, {"diverged": False}))
+    path = store.checkpoint_path(POINT)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes({"flip": bytes(content), "truncate": content[:-40], "empty": b"", "text": b"not a tensor"}[damage])
+    assert store.load_checkpoint(POINT) is None
+
+
+def test_titles_that_look_alike_do_not_share_a_file():
+    points = [Point(title, "sgd", 1) for title in ("Mine", "mine", "mine!", "mine/2", "mine 2")]
+    assert len({point.file_name for point in points}) == len(points)
+
+
+def test_the_same_config_opens_a_directory_again_and_another_is_refused_naming_the_key(tmp_path):
+    RunStore(tmp_path, CONFIG).close()
+    RunStore(tmp_path, CONFIG).close()
+    other = {**CONFIG, "experiment": {"alpha": 4.0, "seed": 1}}
+    with pytest.raises(RunStoreError, match=r"experiment\.alpha: 0\.1 there, 4\.0 now"):
+        RunStore(tmp_path, other)
+
+
+def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunStoreError, match="neither empty nor a run directory"):
+        RunStore(tmp_path, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunStoreError, match="cannot write the run directory"):
+        RunStore(tmp_path / "file" / "run", CONFIG)
+
+
+def test_a_directory_in_use_by_another_process_is_refused(store):
+    script = f"from run_store import RunStore; RunStore({str(store.directory)!r}, {CONFIG!r})"
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert other.returncode != 0
+    assert "in use by another process" in other.stderr
+
+
+def test_results_come_back_and_numbers_json_cannot_say_become_null(store):
+    store.write_results({"llc": [1.5, float("nan"), None], "trace": {"x": float("inf")}})
+    assert store.read_results() == {"llc": [1.5, None, None], "trace": {"x": None}}
+    json.loads((store.directory / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_traces_come_back_under_their_points(store):
+    traces = {
+        POINT: np.array([[1.0, np.nan]], dtype=np.float32),
+        Point("A/B <x>", "ngd", 20): np.ones((2, 3), dtype=np.float32),
+    }
+    assert store.read_traces() == {}
+    store.write_traces(traces)
+    there = store.read_traces()
+    assert there.keys() == traces.keys()
+    for point, trace in traces.items():
+        np.testing.assert_array_equal(there[point], trace)
+
+
+@pytest.mark.parametrize(("name", "read"), [("results.json", "read_results"), ("traces.npz", "read_traces")])
+def test_unreadable_files_are_named(store, name, read):
+    (store.directory / name).write_bytes(b"{ half a file")
+    with pytest.raises(RunStoreError, match=name):
+        getattr(store, read)()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, "text is not bytes")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

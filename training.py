@@ -1,0 +1,159 @@
+"""How is a model trained and evaluated on data held as tensors?
+
+The mathematics is the optimizer's; this file has the loop around it, what is recorded in an epoch, and the rule that a
+loss which stops being finite ends the run.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+FINITE_CHECK_PERIOD = 50  # steps between looks at the loss: each look waits for the device
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch of training left behind. Losses in nats a sample."""
+
+    train_loss: float | None  # mean of the epoch's minibatch losses
+    val_loss: float | None
+    val_accuracy: float | None  # in [0, 1]
+    update_norm: float | None  # mean over steps of the sum over tensors of ‖Δw‖₂
+    kappa: dict[str, dict[str, float]] = field(default_factory=dict)  # parameter → axis → mean smoothing κ (NGD)
+    num_skipped_updates: int = 0  # tensors left as they were because their gradient was not finite (NGD), so far
+    diverged: bool = False  # a loss was not finite; the other numbers are then None
+
+
+class TrainingResult(NamedTuple):
+    """`records[i]` and `state_dicts[i]` belong to the i-th epoch trained; a diverged epoch has a record only."""
+
+    records: list[EpochRecord]
+    state_dicts: list[dict[str, Tensor]]
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    data: tuple[Float[Tensor, "n ..."], Int[Tensor, "n"]],
+    batch_size: int = 2000,
+    loss_fn: Callable = cross_entropy,
+) -> tuple[float, float]:
+    """Mean loss a sample and accuracy in [0, 1] of `model` on (inputs, labels), in evaluation mode."""
+    inputs, labels = data
+    was_training = model.training
+    model.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
+    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
+    for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+        logits = model(x)
+        loss += loss_fn(logits, y).double() * len(y)
+        correct += (logits.argmax(dim=1) == y).sum()
+    model.train(was_training)
+    return loss.item() / len(labels), correct.item() / len(labels)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data,
+    epochs: int,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    loss_fn: Callable = cross_entropy,
+    first_epoch: int = 1,
+    on_epoch: Callable[[int, EpochRecord], None] | None = None,
+    label: str = "training",
+) -> TrainingResult:
+    """Trains `model` in place for `epochs` epochs, or until a loss is not finite.
+
+    Args:
+        model: Any module from inputs to what `loss_fn` takes.
+        optimizer: Any `torch.optim.Optimizer` over the model's parameters. One that has `kappa(parameter)` and
+            `num_skipped_updates`, as `ngd.NGD` has, gets them recorded.
+        data: `.train` and `.test`, each (inputs (n, …), labels (n,)) on the model's device.
+        epochs: Number of epochs to train now.
+        batch_size: Images a step; the last batch of an epoch may be smaller.
+        generator: CPU generator that shuffles the training set; its state goes on from epoch to epoch.
+        loss_fn: Mean-reduced loss of (outputs, labels).
+        first_epoch: Number of the first epoch, for bars and `on_epoch`.
+        on_epoch: Called with (epoch, record) after each epoch, when `model` and `optimizer` are as that epoch left them.
+        label: Stands before the progress bar.
+
+    Returns:
+        Records and CPU copies of the model's state, one an epoch.
+    """
+    result = TrainingResult([], [])
+    for epoch in range(first_epoch, first_epoch + epochs):
+        description = f"{label} epoch {epoch}/{first_epoch + epochs - 1}"
+        record = _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, description)
+        result.records.append(record)
+        if not record.diverged:
+            result.state_dicts.append({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
+        if on_epoch is not None:
+            on_epoch(epoch, record)
+        if record.diverged:
+            break
+    return result
+
+
+def _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, description) -> EpochRecord:
+    inputs, labels = data.train
+    model.train()
+    params = [p for p in model.parameters() if p.requires_grad]
+    losses, norms, kappas = [], [], _KappaMeans(model, optimizer)
+    batches = torch.randperm(len(labels), generator=generator).to(labels.device).split(batch_size)
+    with tqdm(batches, desc=description, unit="step", leave=False) as bar:
+        for step, index in enumerate(bar):
+            optimizer.zero_grad()
+            loss = loss_fn(model(inputs[index]), labels[index])
+            loss.backward()
+            before = [p.detach().clone() for p in params]
+            optimizer.step()
+            losses.append(loss.detach())
+            norms.append(torch.stack(torch._foreach_norm(torch._foreach_sub([p.detach() for p in params], before))).sum())
+            kappas.add()
+            if step % FINITE_CHECK_PERIOD == 0:
+                bar.set_postfix(loss=f"{losses[-1].item():.4f}", refresh=False)
+                if not losses[-1].isfinite():
+                    break
+    train_loss = torch.stack(losses).double().mean().item()
+    val_loss, val_accuracy = evaluate(model, data.test, loss_fn=loss_fn)
+    skipped = getattr(optimizer, "num_skipped_updates", 0)
+    if skipped:
+        tqdm.write(f"{description}: {skipped} updates of a tensor skipped so far, gradient not finite")
+    if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+        tqdm.write(f"{description}: the loss is no longer finite, this run stops here")
+        return EpochRecord(None, None, None, None, num_skipped_updates=skipped, diverged=True)
+    update_norm = torch.stack(norms).double().mean().item()
+    tqdm.write(f"{description}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, accuracy {val_accuracy:.2%}")
+    return EpochRecord(train_loss, val_loss, val_accuracy, update_norm, kappas.means(), skipped)
+
+
+class _KappaMeans:
+    """Mean over the steps of an epoch of every κ an optimizer shows."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        self.kappa = getattr(optimizer, "kappa", None)
+        self.params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.sums: dict[str, dict[str, Tensor]] = {}
+        self.steps = 0
+
+    def add(self) -> None:
+        if self.kappa is None:
+            return
+        self.steps += 1
+        for name, param in self.params.items():
+            sums = self.sums.setdefault(name, {})
+            for axis, kappa in self.kappa(param).items():
+                sums[str(axis)] = sums.get(str(axis), 0) + kappa.double()
+
+    def means(self) -> dict[str, dict[str, float]]:
+        return {name: {axis: s.item() / self.steps for axis, s in sums.items()} for name, sums in self.sums.items() if sums}

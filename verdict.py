@@ -1,0 +1,262 @@
+"""What do the numbers of a run say about the question? One verdict a model, computed and put into plain sentences.
+
+The question is whether NGD's solution is less degenerate than SGD's, that is, whether its LLC is higher. A verdict
+never says more than the numbers: the interval holds sampling error only, and everything that weakens it is a warning.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from figures import Z_95, label
+
+UNEQUAL_LOSS = 0.1  # relative difference of the final training losses from which the comparison is not at equal loss
+SETTINGS_NOTE = (
+    "At finite nβ and γ, λ̂ is not the learning coefficient: it compares solutions measured with the same settings, and "
+    "its value changes with them."
+)
+EQUAL_LOSS_NOTE = "the comparison is not at equal loss; see the figure of LLC against training loss."
+
+
+@dataclass(frozen=True)
+class FinalLLC:
+    """The last LLC measured of one optimizer; what could not be had is None."""
+
+    optimizer: str
+    epoch: int
+    llc: float | None
+    std_error: float | None
+    drift: float | None  # estimate from the second half of the draws minus the whole
+    train_loss: float | None  # L(w*), nats; the epoch's mean minibatch loss where L(w*) is missing
+    num_diverged_chains: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one model's numbers say.
+
+    Attributes:
+        title: The model.
+        direction: How NGD's final LLC stands to SGD's: `"higher"`, `"lower"`, `"undetected"` (the interval includes
+            0), or None where the two cannot be compared.
+        headline: The verdict in one sentence.
+        text: The numbers behind it, sentence by sentence.
+        warnings: What weakens it.
+        finals: The final LLC of each optimizer that was measured.
+        difference: Final LLC of NGD minus SGD.
+        interval: Its 95 % interval, sampling error only, one training seed.
+    """
+
+    title: str
+    direction: str | None
+    headline: str
+    text: tuple[str, ...]
+    warnings: tuple[str, ...]
+    finals: tuple[FinalLLC, ...]
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+def verdicts(results: Mapping) -> list[Verdict]:
+    """One verdict a model, in the order of `results["models"]`."""
+    return [_verdict(title, results) for title in results["models"]]
+
+
+def settings_text(results: Mapping) -> str:
+    """The settings an LLC depends on, as `SGLD, 2 chains × 1000 draws, ε = 0.0001, γ = 100, nβ = 26.4`."""
+    sampler = results["config"]["devinterp"]
+    parts = [sampler["sampler"].upper(), f"{sampler['num_chains']} chains × {sampler['num_draws']} draws"]
+    if sampler.get("num_burnin_steps"):
+        parts.append(f"{sampler['num_burnin_steps']} burn-in steps")
+    parts.append(f"ε = {sampler['sampler_lr']:g}")
+    if sampler.get("localization"):
+        parts.append(f"γ = {sampler['localization']:g}")
+    return ", ".join([*parts, f"nβ = {results['nbeta']:.4g}"])
+
+
+def with_error(value: float | None, std_error: float | None) -> str:
+    """`55.2 ± 0.8`, with as many decimals as the error is worth."""
+    if value is None:
+        return "–"
+    if std_error is None:
+        return f"{value:.4g} (no standard error)"
+    decimals = decimals_worth(std_error)
+    return f"{value:,.{decimals}f} ± {std_error:,.{decimals}f}"
+
+
+def decimals_worth(std_error: float) -> int:
+    """Decimals at which a standard error shows two significant digits; one where it is 0."""
+    return max(0, 1 - math.floor(math.log10(std_error))) if std_error > 0 else 1
+
+
+def difference_texts(difference: float, interval: tuple[float, float]) -> tuple[str, str]:
+    """(`+11.6`, `9.1 to 14.1`), with as many decimals as the interval is worth."""
+    decimals = decimals_worth((interval[1] - interval[0]) / (2 * Z_95))
+    low, high = (f"{end:.{decimals}f}" for end in interval)
+    return f"{difference:+.{decimals}f}", f"{low} to {high}"
+
+
+def number(value) -> float | None:
+    """`value` as a finite float, None where it is missing or not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def at(series: Mapping, key: str, epoch: int) -> float | None:
+    """The finite value of `series[key]` at `epoch`, or None."""
+    values = series.get(key) or ()
+    return number(values[epoch]) if epoch < len(values) else None
+
+
+def final_llc(optimizer: str, series: Mapping) -> FinalLLC | None:
+    """What stands at the last epoch whose LLC was measured, even where all its chains diverged; None: no such epoch."""
+    tried = ("llc", "llc_init_loss", "num_diverged_chains")
+    lists = [series.get(key) or () for key in tried]
+    epochs = [epoch for values in lists for epoch, value in enumerate(values) if value is not None]
+    if not epochs:
+        return None
+    epoch = max(epochs)
+    loss = at(series, "llc_init_loss", epoch)
+    return FinalLLC(
+        optimizer,
+        epoch,
+        llc=at(series, "llc", epoch),
+        std_error=at(series, "llc_std_error", epoch),
+        drift=at(series, "llc_drift", epoch),
+        train_loss=at(series, "train_loss", epoch) if loss is None else loss,
+        num_diverged_chains=int(at(series, "num_diverged_chains", epoch) or 0),
+    )
+
+
+def _verdict(title: str, results: Mapping) -> Verdict:
+    optimizers = results["models"][title]["optimizers"]
+    finals = {name: final_llc(name, series) for name, series in optimizers.items()}
+    finals = {name: final for name, final in finals.items() if final is not None}
+    warnings = _training_warnings(optimizers)
+    for final in finals.values():
+        warnings += _sampling_warnings(final, results["config"]["devinterp"]["num_chains"])
+    measured = {name: final for name, final in finals.items() if final.llc is not None}
+    if not measured:
+        headline = "No LLC: every chain diverged." if finals else "No LLC was measured, so there is no verdict."
+        return Verdict(title, None, headline, (), tuple(warnings), tuple(finals.values()))
+    text = [_statement(measured.values(), results)]
+    obstacle = _obstacle(measured, results)
+    if obstacle:
+        text.append(SETTINGS_NOTE)
+        return Verdict(title, None, obstacle, tuple(text), tuple(warnings), tuple(finals.values()))
+    sgd, ngd = measured["sgd"], measured["ngd"]
+    difference, interval = _difference(sgd, ngd)
+    direction, headline = _judge(interval)
+    text += [_difference_sentence(difference, interval, sgd, ngd), SETTINGS_NOTE]
+    warnings += _comparison_warnings(difference, sgd, ngd)
+    return Verdict(
+        title, direction, headline, tuple(text), tuple(warnings), tuple(finals.values()), difference, interval
+    )
+
+
+def _obstacle(measured: Mapping[str, FinalLLC], results: Mapping) -> str | None:
+    """Why NGD and SGD cannot be compared, or None where they can."""
+    missing = [name for name in ("sgd", "ngd") if name not in measured]
+    if missing:
+        return f"No comparison: there is no final LLC of {' or '.join(map(label, missing))}."
+    sgd, ngd = measured["sgd"], measured["ngd"]
+    if sgd.epoch != ngd.epoch:
+        return f"No comparison: the last LLC is of epoch {sgd.epoch} for SGD, of epoch {ngd.epoch} for NGD."
+    experiment = results["config"]["experiment"]
+    if experiment["experiment_type"] == "swap" and sgd.epoch <= experiment["cut_off_epochs"]:
+        return f"No comparison: no LLC was measured after the swap, and epoch {sgd.epoch} is shared by both."
+    return None
+
+
+def _difference(sgd: FinalLLC, ngd: FinalLLC) -> tuple[float, tuple[float, float] | None]:
+    """NGD − SGD and its 95 % interval, from two independent standard errors; no interval without both."""
+    difference = ngd.llc - sgd.llc
+    if sgd.std_error is None or ngd.std_error is None:
+        return difference, None
+    half_width = Z_95 * math.hypot(sgd.std_error, ngd.std_error)
+    return difference, (difference - half_width, difference + half_width)
+
+
+def _judge(interval: tuple[float, float] | None) -> tuple[str | None, str]:
+    if interval is None:
+        return None, "No verdict: a standard error is missing, so the difference has no interval."
+    if interval[0] > 0:
+        return "higher", (
+            "NGD's final LLC is higher, i.e. its solution is less degenerate at these settings, as published."
+        )
+    if interval[1] < 0:
+        return "lower", (
+            "NGD's final LLC is lower, i.e. its solution is more degenerate at these settings, opposite to published."
+        )
+    return "undetected", (
+        "No difference detected: its interval includes 0. In the published runs NGD's final LLC is higher."
+    )
+
+
+def _statement(measured, results: Mapping) -> str:
+    parts = [
+        f"{label(final.optimizer)} {with_error(final.llc, final.std_error)} after epoch {final.epoch}"
+        + (f" (drift {_drift(final)})" if final.drift is not None else "")
+        for final in measured
+    ]
+    return f"Final LLC, mean ± standard error: {'; '.join(parts)}. Sampled with {settings_text(results)}."
+
+
+def _difference_sentence(difference: float, interval, sgd: FinalLLC, ngd: FinalLLC) -> str:
+    losses = f"at final training losses of {_loss(sgd)} (SGD) and {_loss(ngd)} (NGD)"
+    if interval is None:
+        return f"Difference NGD − SGD: {difference:+.4g}, without an interval, from one training seed, {losses}."
+    value, ends = difference_texts(difference, interval)
+    return (
+        f"Difference NGD − SGD: {value}, 95 % interval from {ends} (sampling error only, one training seed), {losses}."
+    )
+
+
+def _loss(final: FinalLLC) -> str:
+    return "unknown" if final.train_loss is None else f"{final.train_loss:#.3g}"
+
+
+def _drift(final: FinalLLC) -> str:
+    return f"{final.drift:+.{decimals_worth(final.std_error or 1.0)}f}"
+
+
+def _training_warnings(optimizers: Mapping) -> list[str]:
+    warnings = []
+    for name, series in optimizers.items():
+        epoch = series.get("diverged_epoch")
+        if epoch is not None:
+            warnings.append(f"{label(name)} diverged in epoch {epoch}; nothing was measured from that epoch on.")
+        skipped = max((value for value in series.get("num_skipped_updates") or () if value), default=0)
+        if skipped:
+            warnings.append(f"{label(name)} skipped {skipped:g} updates of a tensor: their gradient was not finite.")
+    return warnings
+
+
+def _sampling_warnings(final: FinalLLC, num_chains: int) -> list[str]:
+    name, warnings = label(final.optimizer), []
+    if final.num_diverged_chains:
+        warnings.append(f"{name}: {final.num_diverged_chains} of {num_chains} chains diverged at epoch {final.epoch}.")
+    if final.llc is None:
+        return [*warnings, f"{name} has no LLC at epoch {final.epoch}, the last one sampled."]
+    if final.std_error is None:
+        warnings.append(f"{name}'s final LLC has no standard error, so no interval can be given.")
+    # Doubling the draws, from the first half to the whole, moved the estimate by whole − first half = drift.
+    elif final.drift is not None and abs(final.drift) > final.std_error:
+        warnings.append(
+            f"{name}'s final LLC is still drifting: the number depends on the draws. The second half of the draws is "
+            f"{_drift(final)} from the whole, beyond the standard error of {final.std_error:#.2g}."
+        )
+    return warnings
+
+
+def _comparison_warnings(difference: float, sgd: FinalLLC, ngd: FinalLLC) -> list[str]:
+    warnings = []
+    drift = max(abs(sgd.drift or 0), abs(ngd.drift or 0))
+    if drift >= abs(difference) > 0:
+        warnings.append("The drift is as large as the difference: more draws could change its sign.")
+    if sgd.train_loss is not None and ngd.train_loss is not None:
+        largest = max(abs(sgd.train_loss), abs(ngd.train_loss))
+        if abs(sgd.train_loss - ngd.train_loss) > UNEQUAL_LOSS * largest:
+            warnings.append(
+                f"The final training losses differ ({_loss(sgd)} for SGD, {_loss(ngd)} for NGD): {EQUAL_LOSS_NOTE}"
+            )
+    return warnings
