@@ -14,7 +14,6 @@ where the last one stopped.
 
 import argparse
 import hashlib
-import json
 import platform
 import sys
 import time
@@ -205,7 +204,9 @@ def _train_leg(run: Run, title: str, leg: Leg, tick: Callable[[], None]) -> None
     parent = Point(title, leg.parent, leg.start)
     last = run.store.load_checkpoint(parent)
     if last is None or last.record["diverged"]:  # the first leg of a swap run diverged: nothing to leave from
-        _mark_diverged(run, title, leg.optimizer, run.results["models"][title]["optimizers"][leg.parent]["diverged_epoch"])
+        _mark_diverged(
+            run, title, leg.optimizer, run.results["models"][title]["optimizers"][leg.parent]["diverged_epoch"]
+        )
         return
     epoch, fresh = leg.start, True
     while epoch < leg.stop and (there := run.store.load_checkpoint(Point(title, leg.optimizer, epoch + 1))):
@@ -261,7 +262,9 @@ def measure_hessian_traces(run: Run) -> None:
     if not run.config.experiment.hessian:
         return
     # The same images and probes for every checkpoint, so that epochs and optimizers are compared on equal terms.
-    chosen = torch.randperm(len(run.data.train.labels), generator=torch.Generator().manual_seed(run.config.devinterp.seed))
+    chosen = torch.randperm(
+        len(run.data.train.labels), generator=torch.Generator().manual_seed(run.config.devinterp.seed)
+    )
     chosen = chosen[: data.num_hessian_batches * data.batch_size].to(run.device)
     images = run.data.train.inputs[chosen], run.data.train.labels[chosen]
     with _timed(run, "hessian") as tick:
@@ -376,7 +379,9 @@ def _packed(model: nn.Module, optimizer: torch.optim.Optimizer | None, generator
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     state = {} if optimizer is None else optimizer.state_dict()["state"]
     for index, entries in state.items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entries.items() if value is not None}
+        tensors |= {
+            f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entries.items() if value is not None
+        }
     return tensors | {"generator": generator.get_state()}
 
 

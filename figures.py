@@ -199,8 +199,8 @@ def label(optimizer: str) -> str:
 
 def llc_axis(results: Results) -> str:
     """Axis title of the LLC, with the settings that the number depends on."""
-    localization = results["config"]["devinterp"].get("localization")  # SGNHT has none
-    gamma = f", γ = {localization:g}" if localization else ""
+    sampler = results["config"]["devinterp"]
+    gamma = f", γ = {sampler['localization']:g}" if sampler["sampler"] != "sgnht" else ""  # SGNHT has none
     return f"LLC λ̂ (nβ = {results['nbeta']:.3g}{gamma})"
 
 
@@ -219,7 +219,7 @@ def shorten(text: str, length: int) -> str:
     """`text` as Plotly may draw it: at most `length` characters, cut in the middle, and nothing in it read as a tag."""
     if len(text) > length:
         head = (length - 1) // 2
-        text = f"{text[:head]}…{text[len(text) - (length - 1 - head):]}"
+        text = f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
     return html.escape(text, quote=False)
 
 

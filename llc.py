@@ -233,8 +233,6 @@ def _forked_rng(device: torch.device, seed: int):
         yield
 
 
-
-
 @torch.no_grad()
 def _mean_loss(model: nn.Module, data, loss_fn: Callable) -> float:
     """Mean loss a sample over the whole data set, summed in float64."""

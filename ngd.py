@@ -8,6 +8,7 @@ kept as F = Rᵀ diag(d) R + ρ I, a low-rank part plus a floor, and smoothed to
 The mathematics comes first, as functions of tensors; `NGD` only loops over parameters and keeps their state.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -62,9 +63,12 @@ def direction(x: Float[Tensor, "N D"], factor: FisherFactor, alpha: float) -> Fl
     denominator = beta + factor.eigenvalues
     weight = torch.where(denominator > 0, factor.eigenvalues / denominator, 0.0).sqrt()
     w = weight[:, None] * factor.basis  # (R, D)
-    x_hat = x - (x @ w.T) @ w
-    norm = x_hat.norm()
-    return x_hat * torch.where(norm > 0, x.norm() / norm, 1.0)
+    if x.is_contiguous():
+        x_hat = torch.addmm(x, x @ w.T, w, alpha=-1)
+    else:  # a matrix's first axis: its transpose lies in order in memory
+        x_hat = torch.addmm(x.T, w.T, w @ x.T, alpha=-1).T
+    norm = torch.linalg.vector_norm(x_hat)
+    return x_hat.mul_(torch.where(norm > 0, torch.linalg.vector_norm(x) / norm, 1.0))
 
 
 def updated_factor(
@@ -79,23 +83,20 @@ def updated_factor(
     """
     (num_rows, dim), rank = x.shape, factor.basis.shape[0]
     basis, eigenvalues, floor = factor
-
-    def times_t(v: Tensor) -> Tensor:  # V T for V of shape (k, D)
-        gradient_part = (v @ x.T) @ x * (eta / num_rows)
-        factor_part = (v @ basis.T * eigenvalues) @ basis + floor * v
-        return gradient_part + (1 - eta) * factor_part
-
+    # Y, with R Rᵀ = I taken for granted, as in the published code.
+    y = (basis @ x.T) @ x * (eta / num_rows) + ((1 - eta) * (eigenvalues + floor))[:, None] * basis  # (R, D)
     if arithmetic == "published":
-        # R Rᵀ = I is taken for granted here, as in the published code.
-        y = (basis @ x.T) @ x * (eta / num_rows) + (1 - eta) * (eigenvalues + floor)[:, None] * basis
         squares, rotation = torch.linalg.eigh(y @ y.T)
         squares = squares.clamp_min(((1 - eta) * floor) ** 2)
         ritz = squares.sqrt()
         basis = (rotation / ritz).T @ y
     else:
-        q = torch.linalg.qr(times_t(basis).T).Q.T  # (R, D)
-        ritz, rotation = torch.linalg.eigh(times_t(q) @ q.T)
-        basis = rotation.T @ q
+        q = torch.linalg.qr(y.T).Q  # (D, R)
+        x_q, basis_q = x @ q, basis @ q
+        b = x_q.T @ x_q * (eta / num_rows) + basis_q.T @ (((1 - eta) * eigenvalues)[:, None] * basis_q)
+        b.diagonal().add_((1 - eta) * floor)  # Qᵀ T Q
+        ritz, rotation = torch.linalg.eigh(b)
+        basis = (q @ rotation).T.contiguous()
     trace_t = eta / num_rows * x.square().sum() + (1 - eta) * fisher_trace(factor)
     floor = (trace_t - ritz.sum()) / (dim - rank)
     least = (delta * ritz[-1]).clamp_min(epsilon)  # eigh sorts ascending
@@ -105,11 +106,17 @@ def updated_factor(
 def started_factor(
     x: Float[Tensor, "N D"], rank: int, eta: float, epsilon: float, delta: float, arithmetic: str
 ) -> FisherFactor:
-    """The factor an axis starts with: the initial one after three updates with the first gradient."""
-    factor = initial_factor(x.shape[1], rank, epsilon, like=x)
+    """The factor an axis starts with: the initial one after three updates with the first gradient, in float64.
+
+    With fewer rows than the rank, only the tiny initial factor says which directions complete the gradient's own; in
+    float32 rounding would say it, and the floors would then carry that noise along. At ε = 0 there is no initial factor,
+    so a millionth of the gradient's mean square takes its place.
+    """
+    dtype, x = x.dtype, x.double()
+    factor = initial_factor(x.shape[1], rank, epsilon or 1e-6 * x.square().mean().item(), like=x)
     for _ in range(NUM_INITIAL_UPDATES):
         factor = updated_factor(x, factor, eta, epsilon, delta, arithmetic)
-    return factor
+    return FisherFactor(*(tensor.to(dtype) for tensor in factor))
 
 
 def precondition(grad: Tensor, factors: dict[int, FisherFactor], update: bool, group: dict) -> Tensor:
@@ -129,6 +136,8 @@ def precondition(grad: Tensor, factors: dict[int, FisherFactor], update: bool, g
         torch.linalg.LinAlgError: A decomposition met numbers that are not finite.
     """
     how = (group["eta"], group["epsilon"], group["delta"], group["arithmetic"])
+    if grad.numel() == 0:
+        return grad
     for axis, dim in enumerate(grad.shape):
         if dim == 1:
             continue
@@ -239,7 +248,7 @@ class NGD(torch.optim.Optimizer):
         if not state:
             state["step"] = torch.zeros((), dtype=torch.int64)
             state["num_skipped"] = param.new_zeros(())  # in the parameter's type, as load_state_dict casts it
-        if not param.grad.isfinite().all():
+        if not _all_finite([param.grad]):
             state["num_skipped"] += 1
             return
         grad = param.grad + group["weight_decay"] * param if group["weight_decay"] else param.grad
@@ -250,16 +259,18 @@ class NGD(torch.optim.Optimizer):
             else:
                 state["momentum_buffer"].mul_(group["momentum"]).add_(step, alpha=1 - group["dampening"])
             buffer = state["momentum_buffer"]
-            step = step + group["momentum"] * buffer if group["nesterov"] else buffer
+            step = torch.add(step, buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
         param.sub_(step, alpha=group["lr"])
 
     def _turned(self, grad: Tensor, state: dict, group: dict) -> Tensor:
         """The preconditioned gradient, with this tensor's factors in `state` brought up to date."""
         t = int(state["step"])
+        update = t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0
         factors = _factors(state)
         try:
-            turned = precondition(grad, factors, t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0, group)
-            sound = all(tensor.isfinite().all() for tensor in (turned, *(f for factor in factors.values() for f in factor)))
+            turned = precondition(grad, factors, update, group)
+            changed = [tensor for factor in factors.values() for tensor in factor] if update else []
+            sound = _all_finite([turned, *changed])
         except torch.linalg.LinAlgError:
             sound = False
         if not sound:
@@ -273,14 +284,27 @@ class NGD(torch.optim.Optimizer):
         return turned
 
     def kappa(self, param: Tensor) -> dict[int, Float[Tensor, ""]]:
-        """Smoothing κ of each axis of `param` with the current factors, in units of gradient²; {} before the first step."""
-        alpha = next(group["alpha"] for group in self.param_groups if any(param is p for p in group["params"]))
-        return {axis: smoothing(factor, alpha) for axis, factor in _factors(self.state[param]).items()}
+        """Smoothing κ of each axis of `param` with the current factors, in units of gradient²; {} before the first step.
+
+        Raises:
+            ValueError: `param` is not one of this optimizer's parameters.
+        """
+        for group in self.param_groups:
+            if any(param is p for p in group["params"]):
+                factors = _factors(self.state.get(param, {}))
+                return {axis: smoothing(factor, group["alpha"]) for axis, factor in factors.items()}
+        raise ValueError("kappa: this tensor is not one of the optimizer's parameters")
 
     @property
     def num_skipped_updates(self) -> int:
         """How often a tensor was left as it was because its gradient was not finite, summed over tensors."""
         return sum(int(state["num_skipped"]) for state in self.state.values() if state)
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    """Whether every entry is finite. A finite sum says so at once; one that is not may only have overflowed."""
+    sums = torch.stack([tensor.sum() for tensor in tensors])
+    return bool(sums.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _factors(state: dict) -> dict[int, FisherFactor]:
@@ -290,20 +314,21 @@ def _factors(state: dict) -> dict[int, FisherFactor]:
 
 def _check_group(group: dict) -> None:
     """Refuses hyper-parameters out of range, each with what is allowed."""
+    rank, period = group["rank"], group["update_period"]
     allowed = {
-        "lr": ("> 0", group["lr"] > 0),
+        "lr": ("> 0 and finite", 0 < group["lr"] < math.inf),
         "momentum": ("in [0, 1)", 0 <= group["momentum"] < 1),
         "dampening": ("in [0, 1]", 0 <= group["dampening"] <= 1),
-        "weight_decay": ("≥ 0", group["weight_decay"] >= 0),
+        "weight_decay": ("≥ 0 and finite", 0 <= group["weight_decay"] < math.inf),
         "nesterov": (
             "True only with momentum > 0 and dampening = 0",
             not group["nesterov"] or (group["momentum"] > 0 and group["dampening"] == 0),
         ),
         "alpha": ("> 0", group["alpha"] > 0),
-        "rank": ("None or an integer ≥ 1", group["rank"] is None or (isinstance(group["rank"], int) and group["rank"] >= 1)),
-        "update_period": ("an integer ≥ 1", isinstance(group["update_period"], int) and group["update_period"] >= 1),
+        "rank": ("None or an integer ≥ 1", rank is None or (type(rank) is int and rank >= 1)),
+        "update_period": ("an integer ≥ 1", type(period) is int and period >= 1),
         "eta": ("in (0, 1]", 0 < group["eta"] <= 1),
-        "epsilon": ("≥ 0", group["epsilon"] >= 0),
+        "epsilon": ("≥ 0 and finite", 0 <= group["epsilon"] < math.inf),
         "delta": ("in [0, 1)", 0 <= group["delta"] < 1),
         "arithmetic": (" or ".join(ARITHMETICS), group["arithmetic"] in ARITHMETICS),
     }

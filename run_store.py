@@ -80,7 +80,9 @@ class RunStore:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunStoreError(f"{self.directory} is in use by another process; wait for it or name another") from error
+            raise RunStoreError(
+                f"{self.directory} is in use by another process; wait for it or name another"
+            ) from error
 
     def close(self) -> None:
         """Gives the directory free for another process."""
@@ -111,7 +113,8 @@ class RunStore:
         """Writes `checkpoint`; tensors may lie on any device."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
         record = json.dumps(checkpoint.record)
-        metadata = {"record": record, "sha256": _digest(tensors, record)}
+        # One entry: safetensors writes several in no fixed order, and equal checkpoints should be equal files.
+        metadata = {"checkpoint": json.dumps({"record": record, "sha256": _digest(tensors, record)})}
         write_atomically(self.checkpoint_path(point), safetensors.torch.save(tensors, metadata))
 
     def load_checkpoint(self, point: Point) -> Checkpoint | None:
@@ -124,7 +127,7 @@ class RunStore:
             return None
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
+                metadata = json.loads(file.metadata()["checkpoint"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – not a dict
             if _digest(tensors, metadata["record"]) == metadata["sha256"]:
                 return Checkpoint(tensors, json.loads(metadata["record"]))
@@ -151,7 +154,9 @@ class RunStore:
             with np.load(path, allow_pickle=False) as archive:
                 traces = {key: archive[key] for key in archive.files}
         except (OSError, ValueError, EOFError) as error:
-            raise RunStoreError(f"{path} cannot be read ({error}); remove it, then those points are measured again") from error
+            raise RunStoreError(
+                f"{path} cannot be read ({error}); remove it, then those points are measured again"
+            ) from error
         keys = {key: key.rsplit("/", 2) for key in traces}
         return {Point(title, optimizer, int(epoch)): traces[key] for key, (title, optimizer, epoch) in keys.items()}
 

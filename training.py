@@ -118,7 +118,9 @@ def _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, descrip
             before = [p.detach().clone() for p in params]
             optimizer.step()
             losses.append(loss.detach())
-            norms.append(torch.stack(torch._foreach_norm(torch._foreach_sub([p.detach() for p in params], before))).sum())
+            norms.append(
+                torch.stack(torch._foreach_norm(torch._foreach_sub([p.detach() for p in params], before))).sum()
+            )
             kappas.add()
             if step % FINITE_CHECK_PERIOD == 0:
                 bar.set_postfix(loss=f"{losses[-1].item():.4f}", refresh=False)
@@ -133,7 +135,9 @@ def _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, descrip
         tqdm.write(f"{description}: the loss is no longer finite, this run stops here")
         return EpochRecord(None, None, None, None, num_skipped_updates=skipped, diverged=True)
     update_norm = torch.stack(norms).double().mean().item()
-    tqdm.write(f"{description}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, accuracy {val_accuracy:.2%}")
+    tqdm.write(
+        f"{description}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, accuracy {val_accuracy:.2%}"
+    )
     return EpochRecord(train_loss, val_loss, val_accuracy, update_norm, kappas.means(), skipped)
 
 
@@ -156,4 +160,6 @@ class _KappaMeans:
                 sums[str(axis)] = sums.get(str(axis), 0) + kappa.double()
 
     def means(self) -> dict[str, dict[str, float]]:
-        return {name: {axis: s.item() / self.steps for axis, s in sums.items()} for name, sums in self.sums.items() if sums}
+        return {
+            name: {axis: s.item() / self.steps for axis, s in sums.items()} for name, sums in self.sums.items() if sums
+        }

@@ -69,7 +69,7 @@ def settings_text(results: Mapping) -> str:
     if sampler.get("num_burnin_steps"):
         parts.append(f"{sampler['num_burnin_steps']} burn-in steps")
     parts.append(f"ε = {sampler['sampler_lr']:g}")
-    if sampler.get("localization"):
+    if sampler["sampler"] != "sgnht":  # which has no localization
         parts.append(f"γ = {sampler['localization']:g}")
     return ", ".join([*parts, f"nβ = {results['nbeta']:.4g}"])
 
@@ -131,7 +131,7 @@ def _verdict(title: str, results: Mapping) -> Verdict:
     optimizers = results["models"][title]["optimizers"]
     finals = {name: final_llc(name, series) for name, series in optimizers.items()}
     finals = {name: final for name, final in finals.items() if final is not None}
-    warnings = _training_warnings(optimizers)
+    warnings = _training_warnings(optimizers, results["config"]["experiment"])
     for final in finals.values():
         warnings += _sampling_warnings(final, results["config"]["devinterp"]["num_chains"])
     measured = {name: final for name, final in finals.items() if final.llc is not None}
@@ -219,11 +219,14 @@ def _drift(final: FinalLLC) -> str:
     return f"{final.drift:+.{decimals_worth(final.std_error or 1.0)}f}"
 
 
-def _training_warnings(optimizers: Mapping) -> list[str]:
+def _training_warnings(optimizers: Mapping, experiment: Mapping) -> list[str]:
     warnings = []
+    swap = experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" else 0
     for name, series in optimizers.items():
         epoch = series.get("diverged_epoch")
-        if epoch is not None:
+        if epoch is not None and name == "ngd" and epoch <= swap:
+            warnings.append(f"NGD never started: the SGD run it was to go on from diverged in epoch {epoch}.")
+        elif epoch is not None:
             warnings.append(f"{label(name)} diverged in epoch {epoch}; nothing was measured from that epoch on.")
         skipped = max((value for value in series.get("num_skipped_updates") or () if value), default=0)
         if skipped:

@@ -43,7 +43,10 @@ def run(arithmetic: str, seed: int, out: Path) -> dict[str, dict[str, float]]:
 
 def table(rows: list[dict]) -> str:
     """Markdown: for each optimizer and epoch the published numbers, every seed, and the mean over seeds."""
-    lines = ["| after epoch | run | train loss | validation loss | update norm | LLC |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| after epoch | run | train loss | validation loss | update norm | LLC |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
 
     def line(point: str, name: str, train: float, val: float, norm: float, llc: str) -> str:
         return f"| {point} | {name} | {train:.4f} | {val:.4f} | {norm:.5f} | {llc} |"

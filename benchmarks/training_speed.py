@@ -69,7 +69,9 @@ def loader_seconds() -> tuple[float, float]:
 
 def main() -> None:
     inputs, labels = load_data("mnist", PROJECT / "data").train
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH_SIZE}, {REPEATS} repeats of {STEPS}")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH_SIZE}, {REPEATS} repeats of {STEPS}"
+    )
     for build in (lambda: FFNN(256, 2), LeNet5):
         medians = compare_steps(build, inputs, labels)
         epoch = medians["sgd"] * -(-len(labels) // BATCH_SIZE)

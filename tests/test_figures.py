@@ -127,7 +127,7 @@ def test_axes_name_units_and_settings(run, drawn):
     assert "nats" in drawn["loss"].layout.yaxis.title.text
     results["nbeta"] = results["train_size"] / math.log(results["train_size"])
     assert figures.wbic_figure(TITLE, results).layout.yaxis.title.text == "WBIC (nats, nβ = n/ln n)"
-    results["config"]["devinterp"]["localization"] = None  # as with SGNHT
+    results["config"]["devinterp"] |= {"sampler": "sgnht", "localization": 0.0}
     assert "γ" not in figures.llc_figure(TITLE, results).layout.yaxis.title.text
     for figure in drawn.values():
         for axis in (*figure.select_xaxes(), *figure.select_yaxes()):

@@ -25,7 +25,7 @@ def dense_hessian(model: nn.Module, loss_fn, inputs, targets) -> torch.Tensor:
     return hessian(loss)(flat)
 
 
-@pytest.fixture()
+@pytest.fixture
 def classifier():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -41,7 +41,9 @@ def test_agrees_with_the_dense_hessian_within_its_error(classifier):
     estimates = [hessian_trace(model, cross_entropy, (inputs, targets), num_probes=200, seed=s) for s in range(5)]
     for estimate in estimates:
         assert abs(estimate.trace - exact) < 4 * estimate.std_error
-        assert estimate.std_error == pytest.approx(expected_error, rel=0.25)  # a deviation from 200 values is within 5 σ
+        assert estimate.std_error == pytest.approx(
+            expected_error, rel=0.25
+        )  # a deviation from 200 values is within 5 σ
 
 
 def test_a_diagonal_hessian_is_exact_with_every_probe():

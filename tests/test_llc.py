@@ -19,7 +19,7 @@ from llc import estimate_llcs, resolve_nbeta, summarise
 FAST = SamplerSettings(num_chains=2, num_draws=50)
 
 
-@pytest.fixture()
+@pytest.fixture
 def classifier():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -59,7 +59,10 @@ def test_sgld_near_a_quadratic_minimum_gives_the_finite_temperature_value(locali
 
 @pytest.mark.parametrize(
     ("sampler", "settings"),
-    [("sgnht", {"sampler_lr": 1e-5, "diffusion_factor": 0.1}), ("rmsprop_sgld", {"sampler_lr": 1e-5, "localization": 0.0})],
+    [
+        ("sgnht", {"sampler_lr": 1e-5, "diffusion_factor": 0.1}),
+        ("rmsprop_sgld", {"sampler_lr": 1e-5, "localization": 0.0}),
+    ],
 )
 def test_other_samplers_give_half_the_dimension_without_localisation(sampler, settings):
     """λ = d/2 for a regular model; both samplers keep a bias of order √ε and ε, hence the 10 %."""

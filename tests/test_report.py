@@ -140,6 +140,15 @@ def test_a_diverged_optimizer_is_named_and_not_compared():
     assert "epoch 2 for SGD, of epoch 20 for NGD" in verdict.headline
 
 
+def test_ngd_that_never_started_is_not_called_diverged():
+    results, _ = synthetic_run()
+    diverge(results, TITLE, "sgd", 3)
+    diverge(results, TITLE, "ngd", 3)
+    warnings = only_verdict(results).warnings
+    assert warnings[0].startswith("SGD diverged in epoch 3")
+    assert warnings[1] == "NGD never started: the SGD run it was to go on from diverged in epoch 3."
+
+
 def test_diverged_chains_are_counted_and_never_replaced_by_an_earlier_epoch():
     results, _ = synthetic_run()
     set_final(results, TITLE, "ngd", num_diverged_chains=2, llc=None, llc_std_error=None, llc_drift=None)

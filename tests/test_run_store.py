@@ -14,7 +14,7 @@ CONFIG = {"experiment": {"alpha": 0.1, "seed": 1}, "data": {"root": "data"}}
 POINT = Point("FFNN 2 HL, 256 HN", "sgd", 3)
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path):
     store = RunStore(tmp_path / "run", CONFIG)
     yield store

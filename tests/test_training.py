@@ -14,7 +14,7 @@ from utils_general import DataSplits, TensorData
 BATCH_SIZE = 64
 
 
-@pytest.fixture()
+@pytest.fixture
 def small(mnist) -> DataSplits:
     """The first 600 training and 300 test images."""
     return DataSplits(*(TensorData(s.inputs[:n], s.labels[:n]) for s, n in ((mnist.train, 600), (mnist.test, 300))))

@@ -1,0 +1,295 @@
+"""The whole flow on real data: who shares what, what a kill leaves, how the command ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from architectures import FFNN, LeNet5
+from experiment import default_directory, legs, main, model_factories, open_run, run_experiment, train_models
+from experiment_config import parse_config
+from run_store import Point
+
+TITLE = "FFNN 1 HL, 16 HN"
+COMMAND = [sys.executable, str(Path(__file__).resolve().parent.parent / "experiment.py")]
+
+
+def small_config(data_root, **experiment):
+    """A few seconds of real MNIST."""
+    return {
+        "experiment": {"hidden_nodes": [16], "hidden_layers": [1], "cut_off_epochs": 1, "num_epochs": 2, **experiment},
+        "data": {
+            "dataset": "mnist",
+            "root": str(data_root),
+            "batch_size": 500,
+            "num_hessian_batches": 1,
+            "num_probes": 3,
+        },
+        "devinterp": {"num_draws": 20},
+    }
+
+
+def run_small(config: dict, out: Path) -> dict:
+    run_experiment(parse_config(config), out, device="cpu")
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def swap(data_root, tmp_path_factory):
+    """A finished swap run: its directory and its results."""
+    out = tmp_path_factory.mktemp("swap") / "run"
+    return out, run_small(small_config(data_root), out)
+
+
+@pytest.fixture(scope="module")
+def standard(data_root, tmp_path_factory):
+    """A finished standard run."""
+    out = tmp_path_factory.mktemp("standard") / "run"
+    return out, run_small(small_config(data_root, experiment_type="standard", measure_epochs="final"), out)
+
+
+def series(results: dict, optimizer: str) -> dict:
+    return results["models"][TITLE]["optimizers"][optimizer]
+
+
+def test_the_run_directory_holds_what_it_should(swap):
+    out, results = swap
+    files = {path.name for path in out.iterdir()}
+    assert files == {".lock", "config.json", "results.json", "traces.npz", "report.html", "checkpoints"}
+    assert len(list((out / "checkpoints").iterdir())) == 4  # SGD 0, 1, 2 and NGD 2
+    assert results["status"] == "complete"
+    assert results["models"][TITLE]["num_parameters"] == 784 * 16 + 16 + 160 + 10
+    assert results["timing_s"]["total"] == pytest.approx(
+        sum(results["timing_s"][k] for k in ("train", "llc", "hessian"))
+    )
+
+
+def test_swap_shares_the_checkpoint_at_the_cut_off_and_only_that(swap):
+    _, results = swap
+    sgd, ngd = series(results, "sgd"), series(results, "ngd")
+    for name, values in sgd.items():
+        if name in ("kappa", "diverged_epoch"):
+            continue
+        assert ngd[name][0] is None
+        assert ngd[name][1] == values[1]
+    assert ngd["train_loss"][2] != sgd["train_loss"][2]
+    assert ngd["llc"][2] != sgd["llc"][2]
+
+
+def test_every_series_is_measured_at_every_epoch(swap):
+    _, results = swap
+    sgd = series(results, "sgd")
+    never_at_0 = {"update_norm"}
+    for name, values in sgd.items():
+        if name not in ("kappa", "diverged_epoch", "llc_rhat"):
+            assert len(values) == 3
+            assert [v is None for v in values] == [name in never_at_0, False, False], name
+    kappa = series(results, "ngd")["kappa"]
+    assert set(kappa) == {"layers.1.weight", "layers.1.bias", "layers.3.weight", "layers.3.bias"}
+    assert [v is None for v in kappa["layers.1.weight"]["1"]] == [True, True, False]
+    assert sgd["kappa"] == {}
+
+
+def test_traces_are_kept_once_for_each_measured_checkpoint(swap):
+    out, results = swap
+    with np.load(out / "traces.npz") as traces:
+        assert set(traces.files) == {f"{TITLE}/{o}/{e}" for o, e in (("sgd", 0), ("sgd", 1), ("sgd", 2), ("ngd", 2))}
+        trace = traces[f"{TITLE}/ngd/2"].astype(float)
+    assert trace.shape == (2, 20)
+    ngd = series(results, "ngd")
+    assert ngd["llc"][2] == pytest.approx(results["nbeta"] * (trace.mean() - ngd["llc_init_loss"][2]))
+
+
+def test_same_seed_same_numbers_another_seed_others(swap, data_root, tmp_path):
+    _, results = swap
+    again = run_small(small_config(data_root), tmp_path / "again")
+    other = run_small(small_config(data_root, seed=5), tmp_path / "other")
+    assert again["models"] == results["models"]
+    assert series(other, "sgd")["train_loss"][0] != series(results, "sgd")["train_loss"][0]
+
+
+def test_standard_starts_both_from_the_same_weights_and_measures_where_asked(standard):
+    _, results = standard
+    sgd, ngd = series(results, "sgd"), series(results, "ngd")
+    assert sgd["train_loss"][0] == ngd["train_loss"][0]
+    assert sgd["train_loss"][1] != ngd["train_loss"][1]
+    for s in (sgd, ngd):
+        assert [v is None for v in s["llc"]] == [True, True, False]
+        assert [v is None for v in s["hessian_trace"]] == [True, True, False]
+
+
+def test_legs_of_a_swap_leave_from_sgds_cut_off(data_root):
+    assert [tuple(leg) for leg in legs(parse_config(small_config(data_root)))] == [
+        ("sgd", "sgd", 0, 1), ("sgd", "sgd", 1, 2), ("ngd", "sgd", 1, 2),
+    ]  # fmt: skip
+
+
+def test_sgd_swap_lr_is_used_after_the_swap_only(swap, data_root, tmp_path):
+    _, results = swap
+    slow = run_small(
+        small_config(data_root, sgd_swap_lr=1e-6, measure_epochs="final", hessian=False), tmp_path / "slow"
+    )
+    assert series(slow, "sgd")["train_loss"][1] == series(results, "sgd")["train_loss"][1]
+    assert series(slow, "sgd")["update_norm"][2] < 1e-2 * series(results, "sgd")["update_norm"][2]
+    assert series(slow, "sgd")["hessian_trace"] == [None] * 3
+
+
+def test_an_optimizer_that_diverges_is_recorded_and_the_other_goes_on(data_root, tmp_path):
+    config = small_config(data_root, experiment_type="standard", sgd_lr=1e20, measure_epochs="final")
+    results = run_small(config, tmp_path / "run")
+    sgd, ngd = series(results, "sgd"), series(results, "ngd")
+    assert sgd["diverged_epoch"] == 1
+    assert sgd["train_loss"][1:] == [None, None]
+    assert sgd["llc"] == [None] * 3
+    assert ngd["diverged_epoch"] is None
+    assert ngd["llc"][2] is not None
+    assert "diverged" in (tmp_path / "run" / "report.html").read_text()
+    assert run_small(config, tmp_path / "run")["models"] == results["models"]  # and a second start changes nothing
+
+
+def test_a_swap_whose_sgd_diverges_has_nothing_to_swap(data_root, tmp_path):
+    results = run_small(small_config(data_root, sgd_lr=1e20), tmp_path / "run")
+    assert series(results, "sgd")["diverged_epoch"] == 1
+    assert series(results, "ngd")["diverged_epoch"] == 1
+    assert series(results, "ngd")["train_loss"] == [None] * 3
+
+
+def test_models_and_optimizers_of_ones_own(data_root, tmp_path):
+    config = parse_config(small_config(data_root, experiment_type="standard", num_epochs=1))
+
+    def adam(name, model, after_swap):
+        return torch.optim.AdamW(model.parameters(), lr={"sgd": 1e-4, "ngd": 1e-3}[name])
+
+    run = open_run(config, tmp_path / "run", "cpu", models={"Mine <b>": lambda: FFNN(8, 1)}, make_optimizer=adam)
+    train_models(run)
+    run.store.close()
+    losses = [run.results["models"]["Mine <b>"]["optimizers"][name]["train_loss"][1] for name in ("sgd", "ngd")]
+    assert losses[1] < losses[0] < 3
+    with pytest.raises(ValueError, match="pass out="):
+        open_run(config, device="cpu", make_optimizer=adam)
+
+
+def test_models_of_a_config_have_the_published_titles():
+    def titles(**experiment):
+        return {
+            title: type(make())
+            for title, make in model_factories(parse_config([experiment, {}, {}]), (1, 28, 28), 10).items()
+        }
+
+    assert titles(hidden_nodes=[64, 256], hidden_layers=[1, 2]) == {"FFNN 1 HL, 64 HN": FFNN, "FFNN 2 HL, 256 HN": FFNN}
+    assert titles(model_type="cnn", hidden_conv_layers=[0, 2]) == {"CNN 0 HCL": LeNet5, "CNN 2 HCL": LeNet5}
+
+
+def test_each_config_has_a_directory_of_its_own(data_root):
+    a, same, b = (default_directory(parse_config(small_config(data_root, seed=s))) for s in (1, 1, 2))
+    assert a == same
+    assert a != b
+    assert a.parent.parts[-2:] == ("experiments", "ngd_sgd")
+
+
+# ---- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_config_exits_2_lists_every_problem_and_leaves_nothing(tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_text('{"experiment": {"alpha": -1, "optimiser": "sgd"}, "data": {"batch_size": 100000}}')
+    done = subprocess.run([*COMMAND, str(path), "--out", str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for key in ("experiment.alpha", "optimiser", "data.batch_size"):
+        assert key in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.json"]
+
+
+def test_a_directory_with_another_config_exits_1_with_the_reason(swap, data_root, tmp_path, capsys):
+    out, _ = swap
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(small_config(data_root, seed=9)))
+    assert main([str(path), "--out", str(out), "--device", "cpu"]) == 1
+    assert "experiment.seed: 1 there, 9 now" in capsys.readouterr().err
+
+
+def test_the_reports_path_is_printed_last(swap, data_root, tmp_path, capsys):
+    out, _ = swap
+    path = tmp_path / "same.json"
+    path.write_text(json.dumps(small_config(data_root)))
+    assert main([str(path), "--out", str(out), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out / "report.html")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_without_a_device_is_refused(data_root, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(small_config(data_root)))
+    assert main([str(path), "--out", str(tmp_path / "run"), "--device", "cuda"]) == 1
+    assert "no CUDA device" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+# ---- kill −9 and resume -----------------------------------------------------------------------------------------------
+
+
+def kill_when(command: list[str], condition, log: Path, timeout: float = 120) -> None:
+    """Starts `command` and kills it with SIGKILL as soon as `condition()` holds."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert process.poll() is None, f"ended before it could be killed:\n{log.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, "the condition never came"
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_killed_in_training_and_in_sampling_it_ends_as_an_uninterrupted_run(data_root, tmp_path):
+    config = small_config(data_root, cut_off_epochs=2, num_epochs=5)
+    config["data"]["batch_size"] = 128
+    config["devinterp"]["num_draws"] = 300
+    path, whole, killed = tmp_path / "config.json", tmp_path / "whole", tmp_path / "killed"
+    path.write_text(json.dumps(config))
+
+    def checkpoints(out: Path) -> list[Path]:
+        return sorted((out / "checkpoints").glob("*.safetensors"))
+
+    command = [*COMMAND, str(path), "--device", "cpu", "--out"]
+    subprocess.run([*command, str(whole)], check=True, capture_output=True)
+    kill_when(
+        [*command, str(killed)], lambda: len(checkpoints(killed)) == 7, tmp_path / "log1"
+    )  # NGD's first epoch is there
+    assert len(checkpoints(killed)) < len(checkpoints(whole)) == 9
+    first = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in checkpoints(killed)}
+    kill_when([*command, str(killed)], (killed / "traces.npz").exists, tmp_path / "log2")
+    measured = json.loads((killed / "results.json").read_text())
+    resumed = subprocess.run([*command, str(killed)], check=True, capture_output=True, text=True)
+
+    for name, (written, content) in first.items():  # finished epochs were not done again
+        assert (killed / "checkpoints" / name).stat().st_mtime_ns == written
+        assert (killed / "checkpoints" / name).read_bytes() == content
+    assert [p.read_bytes() for p in checkpoints(killed)] == [p.read_bytes() for p in checkpoints(whole)]
+    results = [json.loads((out / "results.json").read_text()) for out in (killed, whole)]
+    assert results[0]["models"] == results[1]["models"]
+    assert measured["status"] == "running"
+    with np.load(killed / "traces.npz") as a, np.load(whole / "traces.npz") as b:
+        assert all(np.array_equal(a[key], b[key], equal_nan=True) for key in b.files)
+    assert resumed.stdout.splitlines()[-1] == str(killed / "report.html")
+
+
+def test_a_damaged_checkpoint_is_trained_again_to_the_same_numbers(swap, data_root, tmp_path):
+    out, results = swap
+    run = open_run(parse_config(small_config(data_root)), tmp_path / "run", "cpu")
+    train_models(run)
+    path = run.store.checkpoint_path(Point(TITLE, "ngd", 2))
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + b"corrupted")
+    train_models(run)
+    run.store.close()
+    assert path.read_bytes() == content
+    assert run.results["models"][TITLE]["optimizers"]["ngd"]["train_loss"] == series(results, "ngd")["train_loss"]

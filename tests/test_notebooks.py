@@ -1,0 +1,45 @@
+"""Notebooks: committed without outputs, and run headless from their own folder."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+NOTEBOOKS = sorted(EXPERIMENTS.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_carry_no_outputs_and_are_valid(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code
+    for cell in code:
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 10, "longer code belongs in a module"
+
+
+def test_eval_ngd_sgd_runs_on_a_small_real_config(data_root, tmp_path):
+    config = {
+        "experiment": {"hidden_nodes": [16], "hidden_layers": [1], "cut_off_epochs": 1, "num_epochs": 2},
+        "data": {"root": str(data_root), "batch_size": 500, "num_hessian_batches": 1, "num_probes": 3},
+        "devinterp": {"num_draws": 20},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    executed = papermill.execute_notebook(
+        EXPERIMENTS / "eval_ngd_sgd.ipynb", tmp_path / "executed.ipynb", cwd=EXPERIMENTS, progress_bar=False,
+        parameters={"config_path": str(tmp_path / "config.json"), "out": str(tmp_path / "run"), "device": "cpu"},
+    )  # fmt: skip
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
+    assert len(figures) == 8
+    text = "".join(output.get("text", "") for output in outputs)
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in text
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000  # plotly.js is inside
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["status"] == "complete"
+    assert results["config"]["data"]["dataset"] == "fashion-mnist"
