@@ -4,6 +4,7 @@ Every model is an `nn.Module` from images (batch, *in_shape) to logits (batch, n
 and no randomness or batch statistics in its forward pass. `title` and the parameter counts are the published ones.
 """
 
+from itertools import pairwise
 from math import prod
 
 from jaxtyping import Float
@@ -22,7 +23,7 @@ class _FullyConnected(nn.Module):
         super().__init__()
         widths = [prod(in_shape)] + [hidden_nodes] * hidden_layers
         layers: list[nn.Module] = [nn.Flatten()]
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), self.activation()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
         self.title = f"{self.name} {hidden_layers} HL, {hidden_nodes} HN"

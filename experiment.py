@@ -1,4 +1,4 @@
-"""How does a config become trained models, measurements and a report? The whole flow, for notebooks and for the command.
+"""How does a config become trained models, measurements and a report? The whole flow, for notebooks and command.
 
     python experiment.py args_ngd_sgd.json [--out DIR] [--device cpu|cuda|auto]
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
@@ -37,7 +37,7 @@ from llc import LLCEstimate, estimate_llcs, resolve_nbeta
 from ngd import NGD
 from report import write_report
 from run_store import Checkpoint, Point, RunStore, RunStoreError
-from training import EpochRecord, evaluate, train
+from training import EpochRecord, evaluate, pack_state, packed_weights, train, unpack_state
 from utils_general import DataSplits, load_data
 from utils_hessian_fim import hessian_trace
 
@@ -60,7 +60,7 @@ OptimizerFactory = Callable[[str, nn.Module, bool], torch.optim.Optimizer]
 
 
 class Leg(NamedTuple):
-    """A stretch of training with one optimizer, started fresh: epochs `start` + 1 to `stop`, from `parent`'s weights."""
+    """A stretch of training with a fresh optimizer: epochs `start` + 1 to `stop`, from `parent`'s weights."""
 
     optimizer: str
     parent: str  # the optimizer whose checkpoint at `start` this leg leaves from
@@ -172,7 +172,7 @@ def train_models(run: Run) -> None:
 
 
 def legs(config: Config) -> list[Leg]:
-    """The stretches of training: in `swap`, SGD up to the cut-off and then both from there; else each from the start."""
+    """The stretches of training: in `swap`, SGD up to the cut-off, then both from there; else each from the start."""
     e = config.experiment
     if e.experiment_type == "swap":
         cut = e.cut_off_epochs
@@ -193,7 +193,7 @@ def _keep_initial(run: Run, title: str) -> None:
         val_loss, val_accuracy = evaluate(model, run.data.test)
         record = asdict(EpochRecord(train_loss, val_loss, val_accuracy, update_norm=None))
         generator = torch.Generator().manual_seed(run.config.experiment.seed)
-        checkpoint = Checkpoint(_packed(model, None, generator), record)
+        checkpoint = Checkpoint(pack_state(model, None, generator), record)
         run.store.save_checkpoint(point, checkpoint)
     _show_record(run, point, checkpoint.record)
 
@@ -222,11 +222,11 @@ def _train_leg(run: Run, title: str, leg: Leg, tick: Callable[[], None]) -> None
     model = run.models[title]().to(run.device)
     optimizer = run.make_optimizer(leg.optimizer, model, leg.start > 0)
     generator = torch.Generator()
-    _unpack(last.tensors, model, None if fresh else optimizer, generator)
+    unpack_state(last.tensors, model, None if fresh else optimizer, generator)
 
     def keep(epoch: int, record: EpochRecord) -> None:
         point = Point(title, leg.optimizer, epoch)
-        tensors = {} if record.diverged else _packed(model, optimizer, generator)
+        tensors = {} if record.diverged else pack_state(model, optimizer, generator)
         run.store.save_checkpoint(point, Checkpoint(tensors, asdict(record)))
         _show_record(run, point, asdict(record))
         tick()
@@ -243,7 +243,7 @@ def measure_llcs(run: Run) -> None:
     with _timed(run, "llc") as tick:
         for title, factory in run.models.items():
             points = [point for point in _points(run, title) if point not in done]
-            weights = [_model_state(run.store.load_checkpoint(point)) for point in points]
+            weights = [packed_weights(run.store.load_checkpoint(point).tensors) for point in points]
 
             def keep(position: int, estimate: LLCEstimate, points=points) -> None:
                 _show_estimate(run, points[position], estimate)
@@ -272,7 +272,7 @@ def measure_hessian_traces(run: Run) -> None:
             points = [p for p in _points(run, title) if run.series(p)[0]["hessian_trace"][p.epoch] is None]
             for point in tqdm(points, desc=f"{title} Hessian trace", unit="checkpoint", leave=False):
                 model = factory().to(run.device)
-                model.load_state_dict(_model_state(run.store.load_checkpoint(point)))
+                model.load_state_dict(packed_weights(run.store.load_checkpoint(point).tensors))
                 estimate = hessian_trace(model, cross_entropy, images, data.num_probes, run.config.devinterp.seed)
                 for series in run.series(point):
                     series["hessian_trace"][point.epoch] = estimate.trace
@@ -372,36 +372,6 @@ def _show_estimate(run: Run, point: Point, estimate: LLCEstimate) -> None:
         for name, attribute in LLC_SERIES.items():
             series[name][point.epoch] = getattr(estimate, attribute)
         series["num_diverged_chains"][point.epoch] = int(estimate.diverged.sum())
-
-
-def _packed(model: nn.Module, optimizer: torch.optim.Optimizer | None, generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights, optimizer state and the shuffling generator's state as one flat dict of tensors."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    state = {} if optimizer is None else optimizer.state_dict()["state"]
-    for index, entries in state.items():
-        tensors |= {
-            f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entries.items() if value is not None
-        }
-    return tensors | {"generator": generator.get_state()}
-
-
-def _unpack(
-    tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer | None, generator: torch.Generator
-) -> None:
-    """The inverse of `_packed`, into existing objects; without `optimizer` its state is left out."""
-    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")})
-    generator.set_state(tensors["generator"])
-    if optimizer is not None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _model_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    return {name.removeprefix("model."): t for name, t in checkpoint.tensors.items() if name.startswith("model.")}
 
 
 @contextmanager

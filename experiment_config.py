@@ -143,7 +143,7 @@ class DataSettings(_Section):
     root: str = Field(
         "data",
         pattern=r"^[^\s\x00-\x1f]([^\x00-\x1f]*[^\s\x00-\x1f])?$",
-        description="Folder that holds the data sets' files, relative to the folder the command runs in.",
+        description="Folder that holds the data sets' files; a relative one is relative to the project's folder.",
     )
 
 
@@ -174,7 +174,9 @@ class SamplerSettings(_Section):
         "for n training images, or a number.",
     )
     backend: Literal["batched", "devinterp"] = Field(
-        "batched", description="What runs the chains: all at once (batched), or devinterp, one by one."
+        "batched",
+        description="What runs the chains: batched (all at once; to come, until then the same as devinterp) or devinterp, "
+        "one by one.",
     )
     seed: Seed = Field(0, description="Seed of the sampler's noise and batches.")
 

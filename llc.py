@@ -6,8 +6,8 @@ Langevin dynamics leave the checkpoint w* along w ← w − (ε/2)(nβ ∇L_m(w)
     λ̂ = nβ (mean over chains and draws of L_m(w_t) − L(w*)),        L(w*) over the whole training set.
 
 At finite nβ and γ this is not the learning coefficient λ itself: near a quadratic minimum with curvatures h_i it is
-½ Σ_i nβ h_i / (nβ h_i + γ). So an estimate is quoted with (nβ, γ, ε, draws) and its drift, and small errors do not prove
-convergence, because all chains start at w*. The samplers are those of devinterp 1.3.2.
+½ Σ_i nβ h_i / (nβ h_i + γ). So an estimate is quoted with (nβ, γ, ε, draws) and its drift, and small errors do not
+prove convergence, because all chains start at w*. The samplers are those of devinterp 1.3.2.
 """
 
 import copy
@@ -226,7 +226,7 @@ def _sample_chain(model, loader, loss_fn, settings, nbeta, init_loss, device, de
 
 @contextmanager
 def _forked_rng(device: torch.device, seed: int):
-    """Seeds the global generators, which devinterp draws from, and gives them back as they were; hushes its warnings."""
+    """Seeds the global generators, which devinterp draws from, and restores them after; hushes its warnings."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)

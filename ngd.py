@@ -65,7 +65,8 @@ def direction(x: Float[Tensor, "N D"], factor: FisherFactor, alpha: float) -> Fl
     w = weight[:, None] * factor.basis  # (R, D)
     if x.is_contiguous():
         x_hat = torch.addmm(x, x @ w.T, w, alpha=-1)
-    else:  # a matrix's first axis: its transpose lies in order in memory
+    else:
+        # A matrix's first axis: its transpose is what lies in order in memory.
         x_hat = torch.addmm(x.T, w.T, w @ x.T, alpha=-1).T
     norm = torch.linalg.vector_norm(x_hat)
     return x_hat.mul_(torch.where(norm > 0, torch.linalg.vector_norm(x) / norm, 1.0))
@@ -109,8 +110,8 @@ def started_factor(
     """The factor an axis starts with: the initial one after three updates with the first gradient, in float64.
 
     With fewer rows than the rank, only the tiny initial factor says which directions complete the gradient's own; in
-    float32 rounding would say it, and the floors would then carry that noise along. At ε = 0 there is no initial factor,
-    so a millionth of the gradient's mean square takes its place.
+    float32 rounding would say it, and the floors would then carry that noise along. At ε = 0 there is no initial
+    factor, so a millionth of the gradient's mean square takes the place of ε in it.
     """
     dtype, x = x.dtype, x.double()
     factor = initial_factor(x.shape[1], rank, epsilon or 1e-6 * x.square().mean().item(), like=x)
@@ -284,7 +285,7 @@ class NGD(torch.optim.Optimizer):
         return turned
 
     def kappa(self, param: Tensor) -> dict[int, Float[Tensor, ""]]:
-        """Smoothing κ of each axis of `param` with the current factors, in units of gradient²; {} before the first step.
+        """Smoothing κ of each axis of `param` with its factors, in units of gradient²; {} before the first step.
 
         Raises:
             ValueError: `param` is not one of this optimizer's parameters.

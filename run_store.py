@@ -1,8 +1,8 @@
 """Where does a run keep its work, so that a kill loses nothing? The run directory.
 
-`config.json`, `results.json`, `traces.npz`, `report.html` and `checkpoints/*.safetensors`. A file appears whole or not at
-all (write, fsync, rename), a checkpoint carries a checksum of its content, weights are never read through pickle, and one
-process at a time writes into a directory.
+`config.json`, `results.json`, `traces.npz`, `report.html` and `checkpoints/*.safetensors`. A file appears whole or not
+at all (write, fsync, rename), a checkpoint carries a checksum of its content, weights are never read through pickle,
+and one process at a time writes into a directory.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""How is a model trained and evaluated on data held as tensors?
+"""How is a model trained and evaluated on data held as tensors, and what does a restart need?
 
 The mathematics is the optimizer's; this file has the loop around it, what is recorded in an epoch, and the rule that a
 loss which stops being finite ends the run.
@@ -84,7 +84,7 @@ def train(
         generator: CPU generator that shuffles the training set; its state goes on from epoch to epoch.
         loss_fn: Mean-reduced loss of (outputs, labels).
         first_epoch: Number of the first epoch, for bars and `on_epoch`.
-        on_epoch: Called with (epoch, record) after each epoch, when `model` and `optimizer` are as that epoch left them.
+        on_epoch: Called with (epoch, record) after each epoch, `model` and `optimizer` as that epoch left them.
         label: Stands before the progress bar.
 
     Returns:
@@ -102,6 +102,42 @@ def train(
         if record.diverged:
             break
     return result
+
+
+def pack_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """All that training needs to go on bit for bit, as one flat dict of tensors.
+
+    `model.<name>` are the weights, `optimizer.<parameter>.<entry>` the optimizer's state (momentum, step counters,
+    factors), `generator` the shuffling generator's state. Without `optimizer`, its state is left out.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, entries in ({} if optimizer is None else optimizer.state_dict()["state"]).items():
+        for key, value in entries.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+    return tensors | {"generator": generator.get_state()}
+
+
+def unpack_state(
+    tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer | None, generator: torch.Generator
+) -> None:
+    """The inverse of `pack_state`, into existing objects; without `optimizer` its state is not read."""
+    model.load_state_dict(packed_weights(tensors))
+    generator.set_state(tensors["generator"])
+    if optimizer is not None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def packed_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's state dict inside a packed state."""
+    return {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
 
 
 def _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, description) -> EpochRecord:

@@ -1,7 +1,7 @@
 """Does the published swap run come out again? Three seeds of `experiments/args_published_swap.json`, both arithmetics.
 
-Runs `experiment.py` once for each seed and arithmetic (a run that is there already is not made again), prints the README's
-table and writes `benchmarks/published_swap.json`. Every seed is shown. About 20 minutes on two cores.
+Runs `experiment.py` once for each seed and arithmetic (a run that is there already is not made again), prints the
+README's table and writes `benchmarks/published_swap.json`. Every seed is shown.
 """
 
 import argparse

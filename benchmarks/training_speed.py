@@ -1,6 +1,6 @@
 """What does a training step cost? NGD against `torch.optim.SGD`, and data in memory against per-image transforms.
 
-Prints medians over repeats, and ratios measured in one process: run it alone on the machine. FFNN 2 × 256, batches of 128.
+Prints medians over repeats, and ratios measured in one process: run it alone on the machine.
 """
 
 import statistics
@@ -69,9 +69,7 @@ def loader_seconds() -> tuple[float, float]:
 
 def main() -> None:
     inputs, labels = load_data("mnist", PROJECT / "data").train
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH_SIZE}, {REPEATS} repeats of {STEPS}"
-    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {REPEATS} repeats of {STEPS} steps")
     for build in (lambda: FFNN(256, 2), LeNet5):
         medians = compare_steps(build, inputs, labels)
         epoch = medians["sgd"] * -(-len(labels) // BATCH_SIZE)
@@ -80,8 +78,8 @@ def main() -> None:
             print(f"  {name}: {medians[name] * 1e3:.2f} ms a step, {medians[name] / medians['sgd']:.2f} × SGD")
     in_memory, transforms = loader_seconds()
     print(
-        f"reading an epoch of MNIST: in memory {in_memory:.2f} s, DataLoader with per-image transforms {transforms:.1f} s, "
-        f"ratio {transforms / in_memory:.0f}"
+        f"reading an epoch of MNIST: in memory {in_memory:.2f} s, "
+        f"DataLoader with per-image transforms {transforms:.1f} s, ratio {transforms / in_memory:.0f}"
     )
 
 

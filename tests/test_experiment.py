@@ -194,7 +194,7 @@ def test_each_config_has_a_directory_of_its_own(data_root):
     assert a.parent.parts[-2:] == ("experiments", "ngd_sgd")
 
 
-# ---- the command ------------------------------------------------------------------------------------------------------
+# ---- the command -----------------------------------------------------------------------------------------------------
 
 
 def test_a_refused_config_exits_2_lists_every_problem_and_leaves_nothing(tmp_path):
@@ -233,7 +233,7 @@ def test_cuda_without_a_device_is_refused(data_root, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-# ---- kill −9 and resume -----------------------------------------------------------------------------------------------
+# ---- kill −9 and resume ----------------------------------------------------------------------------------------------
 
 
 def kill_when(command: list[str], condition, log: Path, timeout: float = 120) -> None:
@@ -283,7 +283,7 @@ def test_killed_in_training_and_in_sampling_it_ends_as_an_uninterrupted_run(data
 
 
 def test_a_damaged_checkpoint_is_trained_again_to_the_same_numbers(swap, data_root, tmp_path):
-    out, results = swap
+    _, results = swap
     run = open_run(parse_config(small_config(data_root)), tmp_path / "run", "cpu")
     train_models(run)
     path = run.store.checkpoint_path(Point(TITLE, "ngd", 2))

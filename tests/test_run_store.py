@@ -23,8 +23,9 @@ def store(tmp_path):
 
 def test_a_checkpoint_comes_back_bit_for_bit(store):
     tensors = {
-        "weight": torch.randn(5, 3), "transposed": torch.randn(4, 2).T, "step": torch.tensor(7), "empty": torch.zeros(0),
-        "double": torch.randn(2, dtype=torch.float64), "generator": torch.Generator().get_state(),
+        "weight": torch.randn(5, 3), "transposed": torch.randn(4, 2).T, "step": torch.tensor(7),
+        "empty": torch.zeros(0), "double": torch.randn(2, dtype=torch.float64),
+        "generator": torch.Generator().get_state(),
     }  # fmt: skip
     record = {"train_loss": 0.1 + 0.2, "diverged": False, "kappa": {"weight": {"0": 1e-30}}}
     store.save_checkpoint(POINT, Checkpoint(tensors, record))
