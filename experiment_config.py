@@ -7,13 +7,14 @@ import difflib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-TRAIN_SIZES = {"mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000}  # images in each training set
+from config_checks import TRAIN_SIZES, cross_problems, repeated, shown
+
 MAX_EPOCHS = 100_000
 PUBLISHED_LOCALIZATION = 100.0  # γ
 
@@ -45,7 +46,7 @@ class _Section(BaseModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if problems := list(_cross_problems(self._values())):
+        if problems := list(cross_problems(self._values())):
             raise ValueError("; ".join(problems))
         return self
 
@@ -175,8 +176,8 @@ class SamplerSettings(_Section):
     )
     backend: Literal["batched", "devinterp"] = Field(
         "batched",
-        description="What runs the chains: batched (all at once; to come, until then the same as devinterp) or devinterp, "
-        "one by one.",
+        description="What runs the chains: devinterp, one by one, or batched, all at once (to come; until then it is "
+        "the same as devinterp).",
     )
     seed: Seed = Field(0, description="Seed of the sampler's noise and batches.")
 
@@ -193,124 +194,12 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         values = self.experiment._values() | self.data._values() | self.devinterp._values()
-        if problems := list(_cross_problems(values)):
+        if problems := list(cross_problems(values)):
             raise ValueError("; ".join(problems))
         return self
 
 
 SECTIONS: dict[str, type[_Section]] = {s.section: s for s in (ExperimentSettings, DataSettings, SamplerSettings)}
-
-
-# ---- combinations that make no sense ---------------------------------------------------------------------------------
-
-_CHECKS: list[tuple[tuple[str, ...], Callable[..., str | None]]] = []
-
-
-def _check(*keys: str):
-    """Registers a check of these keys' values; it returns the problem or None, and runs where all are valid."""
-
-    def register(function: Callable[..., str | None]) -> Callable[..., str | None]:
-        _CHECKS.append((keys, function))
-        return function
-
-    return register
-
-
-def _cross_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Problems of the combinations in `values` ("section.key" → valid value); checks that miss a value are left out."""
-    for keys, function in _CHECKS:
-        if all(key in values for key in keys) and (problem := function(*(values[key] for key in keys))):
-            yield f"{keys[0]}: {problem}"
-
-
-@_check("experiment.hidden_layers", "experiment.hidden_nodes")
-def _models_are_paired(layers: list[int], nodes: list[int]) -> str | None:
-    if len(layers) != len(nodes):
-        return (
-            f"{_shown(layers)} given, of length {len(layers)}, with experiment.hidden_nodes {_shown(nodes)} of length "
-            f"{len(nodes)}; allowed: lists of equal length, entry by entry one model"
-        )
-    if twice := _repeated(list(zip(layers, nodes, strict=True))):
-        return (
-            f"{_shown(layers)} given with experiment.hidden_nodes {_shown(nodes)}; allowed: each model once, but "
-            f"{twice[0]} layers of {twice[1]} nodes is there twice"
-        )
-    return None
-
-
-@_check("experiment.hidden_conv_layers")
-def _convolutional_models_differ(layers: list[int]) -> str | None:
-    if (twice := _repeated(layers)) is not None:
-        return f"{_shown(layers)} given; allowed: each model once, but {twice} is there twice"
-    return None
-
-
-@_check("experiment.optimizer", "experiment.experiment_type")
-def _swap_has_both(optimizer: str, experiment_type: str) -> str | None:
-    if experiment_type == "swap" and optimizer != "both":
-        return f'{_shown(optimizer)} given with experiment.experiment_type "swap"; allowed there: "both"'
-    return None
-
-
-@_check("experiment.cut_off_epochs", "experiment.num_epochs", "experiment.experiment_type")
-def _swap_is_inside(cut_off: int, num_epochs: int, experiment_type: str) -> str | None:
-    if experiment_type == "swap" and not 1 <= cut_off < num_epochs:
-        return (
-            f'{cut_off} given with experiment.experiment_type "swap" and experiment.num_epochs {num_epochs}; '
-            "allowed there: an integer >= 1 and < experiment.num_epochs"
-        )
-    return None
-
-
-@_check("experiment.measure_epochs")
-def _measured_once(epochs: str | list[int]) -> str | None:
-    if isinstance(epochs, list) and (twice := _repeated(epochs)) is not None:
-        return f"{_shown(epochs)} given; allowed: each epoch once, but {twice} is there twice"
-    return None
-
-
-@_check("experiment.measure_epochs", "experiment.num_epochs")
-def _measured_within(epochs: str | list[int], num_epochs: int) -> str | None:
-    if isinstance(epochs, list) and max(epochs) > num_epochs:
-        return f"{_shown(epochs)} given; allowed: epochs from 0 to experiment.num_epochs, which is {num_epochs}"
-    return None
-
-
-@_check("experiment.nesterov", "experiment.momentum")
-def _nesterov_has_momentum(nesterov: bool, momentum: float) -> str | None:
-    if nesterov and momentum == 0:
-        return f"true given with experiment.momentum {_shown(momentum)}; allowed there: false (or a momentum > 0)"
-    return None
-
-
-@_check("data.batch_size", "data.dataset")
-def _batch_within_data(batch_size: int, dataset: str) -> str | None:
-    if batch_size > TRAIN_SIZES[dataset]:
-        return f"{batch_size} given; allowed: at most {TRAIN_SIZES[dataset]}, the size of {dataset}'s training set"
-    return None
-
-
-@_check("data.num_hessian_batches", "data.batch_size", "data.dataset", "experiment.hessian")
-def _hessian_within_data(num_batches: int, batch_size: int, dataset: str, hessian: bool) -> str | None:
-    size = TRAIN_SIZES[dataset]
-    if hessian and batch_size <= size < num_batches * batch_size:
-        return (
-            f"{num_batches} given with data.batch_size {batch_size}; allowed there: at most {size // batch_size}, for "
-            f"{dataset}'s training set has {size} images"
-        )
-    return None
-
-
-@_check("devinterp.localization", "devinterp.sampler")
-def _sgnht_is_free(localization: float, sampler: str) -> str | None:
-    if sampler == "sgnht" and localization != 0:
-        return f'{_shown(localization)} given with devinterp.sampler "sgnht"; allowed there: 0 (or leave it out)'
-    return None
-
-
-def _repeated(entries: list) -> Any | None:
-    """The first entry that is in the list twice, or None."""
-    return next((entry for i, entry in enumerate(entries) if entry in entries[:i]), None)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -330,7 +219,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     repeated_keys: list[str] = []
 
     def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if (key := _repeated([key for key, _ in pairs])) is not None:
+        if (key := repeated([key for key, _ in pairs])) is not None:
             repeated_keys.append(f"{_key(key)}: given twice in one object; allowed: each key once")
         return dict(pairs)
 
@@ -382,14 +271,14 @@ def parse_config(content: Any, where: str = "config") -> Config:
             for key, *inner in (e["loc"] for e in error.errors(include_url=False) if e["loc"]):
                 if key in known:  # or it is a default that could not be computed from another key's wrong value
                     wrong.setdefault(key, []).extend(inner)
-            # A problem of the section as a whole (no key in `loc`) is one of `_cross_problems`, listed below.
+            # A problem of the section as a whole (no key in `loc`) is one of `cross_problems`, listed below.
         problems += [_wrong_value(model, key, known[key], inner) for key, inner in wrong.items()]
         valid = {key: value for key, value in known.items() if key not in wrong}
         for key, field in model.model_fields.items():
             if key not in wrong:
                 default = field.get_default(call_default_factory=True, validated_data=valid)
                 values[f"{name}.{key}"] = valid.get(key, default)
-    problems += _cross_problems(values)
+    problems += cross_problems(values)
     if problems:
         raise ConfigError(problems, where)
     return Config(**sections)
@@ -404,17 +293,17 @@ def _sections_of(content: Any) -> tuple[dict[str, dict], list[str]]:
             problems.append(f"a list of {len(content)} given; allowed: a list of three objects, in the order {names}")
         content = dict(zip(SECTIONS, content, strict=False))
     elif not isinstance(content, dict):
-        problems.append(f"{_shown(content)} given; allowed: an object with the sections {names}")
+        problems.append(f"{shown(content)} given; allowed: an object with the sections {names}")
         content = {}
     given: dict[str, dict] = {name: {} for name in SECTIONS}
     for name, section in content.items():
         if name == "$schema":
             if not isinstance(section, str):
-                problems.append(f"$schema: {_shown(section)} given; allowed: a string")
+                problems.append(f"$schema: {shown(section)} given; allowed: a string")
         elif name not in SECTIONS:
             problems.append(_unknown_section(name, section))
         elif not isinstance(section, dict):
-            problems.append(f"{name}: {_shown(section)} given; allowed: an object of settings")
+            problems.append(f"{name}: {shown(section)} given; allowed: an object of settings")
         else:
             given[name] = section
     return given, problems
@@ -429,7 +318,7 @@ def _unknown_section(name: Any, section: Any) -> str:
         hint = f"did you mean {near[0]}?"
     else:
         hint = f"allowed: {', '.join(SECTIONS)}"
-    return f"{_key(name)}: unknown section, {_shown(section)} given; {hint}"
+    return f"{_key(name)}: unknown section, {shown(section)} given; {hint}"
 
 
 def _unknown_key(section: str, key: Any, value: Any) -> str:
@@ -442,15 +331,15 @@ def _unknown_key(section: str, key: Any, value: Any) -> str:
         hint = f"did you mean {section}.{near[0]}?"
     else:
         hint = f"allowed: {', '.join(here)}"
-    return f"{section}.{_key(key)}: unknown key, {_shown(value)} given; {hint}"
+    return f"{section}.{_key(key)}: unknown key, {shown(value)} given; {hint}"
 
 
 def _wrong_value(model: type[_Section], key: str, value: Any, inner: list[str | int]) -> str:
     """The problem of one key; `inner` is pydantic's paths below it, where an integer is a place in a list."""
     allowed = _allowed(_schema(model)["properties"][key])
     place = next((i for i in inner if isinstance(i, int)), None) if isinstance(value, list) else None
-    entry = "" if place is None else f", where entry {place + 1} is {_shown(value[place])}"
-    return f"{model.section}.{key}: {_shown(value)} given{entry}; allowed: {allowed}"
+    entry = "" if place is None else f", where entry {place + 1} is {shown(value[place])}"
+    return f"{model.section}.{key}: {shown(value)} given{entry}; allowed: {allowed}"
 
 
 @functools.cache
@@ -463,7 +352,7 @@ def _allowed(schema: Mapping[str, Any], plural: bool = False) -> str:
     if "anyOf" in schema:
         return " or ".join(_allowed(option) for option in schema["anyOf"])
     if "enum" in schema:
-        return " or ".join(_shown(value) for value in schema["enum"])
+        return " or ".join(shown(value) for value in schema["enum"])
     if schema["type"] == "array":
         return f"a list of {_allowed(schema['items'], plural=True)}, not empty"
     if schema["type"] in ("integer", "number"):
@@ -471,28 +360,16 @@ def _allowed(schema: Mapping[str, Any], plural: bool = False) -> str:
             schema["type"] + "s" if plural else {"integer": "an integer", "number": "a finite number"}[schema["type"]]
         )
         signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-        bounds = " and ".join(f"{sign} {_shown(schema[name])}" for name, sign in signs.items() if name in schema)
+        bounds = " and ".join(f"{sign} {shown(schema[name])}" for name, sign in signs.items() if name in schema)
         return f"{noun} {bounds}"
     if schema["type"] == "string":
         return "a string that is not empty, without control characters and without spaces at its ends"
     return {"boolean": "true or false", "null": "null"}[schema["type"]]
 
 
-def _shown(value: Any) -> str:
-    """A value as JSON, on one line, at most about 80 characters."""
-    if isinstance(value, int) and value.bit_length() > 1_000:
-        return "an integer of hundreds of digits"
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):  # only from Python: no JSON file gives such a value
-        text = json.dumps(repr(value), ensure_ascii=False)
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return text if len(text) <= 80 else text[:77] + "…"
-
-
 def _key(key: Any) -> str:
     """A key as given, quoted where it would not read as one word."""
-    return key if isinstance(key, str) and key.isidentifier() else _shown(key)
+    return key if isinstance(key, str) and key.isidentifier() else shown(key)
 
 
 # ---- the JSON Schema -------------------------------------------------------------------------------------------------
