@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from architectures import DLNN, FFNN, LeNet5, num_parameters
 from data_files import DataError
@@ -40,6 +40,7 @@ from run_store import Checkpoint, Point, RunStore, RunStoreError
 from training import EpochRecord, evaluate, pack_state, packed_weights, train, unpack_state
 from utils_general import DataSplits, load_data
 from utils_hessian_fim import hessian_trace
+from verdict import with_error
 
 PROJECT = Path(__file__).parent  # what the config's relative paths are relative to
 RUNS = PROJECT / "experiments" / "ngd_sgd"
@@ -246,7 +247,9 @@ def measure_llcs(run: Run) -> None:
             weights = [packed_weights(run.store.load_checkpoint(point).tensors) for point in points]
 
             def keep(position: int, estimate: LLCEstimate, points=points) -> None:
-                _show_estimate(run, points[position], estimate)
+                point = points[position]
+                _show_estimate(run, point, estimate)
+                tqdm.write(f"{_name(point)}: LLC {with_error(estimate.llc, estimate.std_error)}")
                 run.store.write_traces(run.traces)
                 tick()
 
@@ -277,6 +280,7 @@ def measure_hessian_traces(run: Run) -> None:
                 for series in run.series(point):
                     series["hessian_trace"][point.epoch] = estimate.trace
                     series["hessian_trace_std_error"][point.epoch] = estimate.std_error
+                tqdm.write(f"{_name(point)}: Hessian trace {with_error(estimate.trace, estimate.std_error)}")
                 tick()
 
 
@@ -334,6 +338,10 @@ def _points(run: Run, title: str) -> list[Point]:
             if owner and reached:
                 points.append(point)
     return points
+
+
+def _name(point: Point) -> str:
+    return f"{point.title} {point.optimizer.upper()} epoch {point.epoch}"
 
 
 def _identity(point: Point) -> int:
