@@ -12,7 +12,7 @@ QUIET_BARS := TQDM_MININTERVAL=10
 run: venv  ## execute the notebook with CONFIG and print the report's path
 	mkdir -p build
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_ngd_sgd.ipynb build/eval_ngd_sgd.ipynb --cwd experiments \
-		--log-output --no-progress-bar -p config_path "$(abspath $(CONFIG))"
+		--log-output --no-progress-bar -p config_path "$$(realpath "$(CONFIG)")"
 	@$(BIN)/python -c "import sys; from experiment import default_directory, load_config; \
 		print('report:', default_directory(load_config(sys.argv[1])) / 'report.html')" "$(CONFIG)"
 
@@ -46,7 +46,7 @@ published: venv  ## reproduce the published swap run: three seeds, both arithmet
 	$(QUIET_BARS) $(BIN)/python benchmarks/published_swap.py
 
 schema: venv  ## write the config's JSON Schema anew
-	$(BIN)/python -m experiment_config > args_ngd_sgd.schema.json
+	$(BIN)/python -m experiment_config > .schema.json.partial && mv .schema.json.partial args_ngd_sgd.schema.json
 
 clean:  ## remove the virtual environment and built files, keep data and runs
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

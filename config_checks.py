@@ -86,6 +86,23 @@ def _nesterov_has_momentum(nesterov: bool, momentum: float) -> str | None:
     return None
 
 
+@_check("experiment.sgd_swap_lr", "experiment.experiment_type")
+def _swap_rate_has_swap(rate: float | None, experiment_type: str) -> str | None:
+    if rate is not None and experiment_type != "swap":
+        return f"{shown(rate)} given with experiment.experiment_type {shown(experiment_type)}; allowed there: null"
+    return None
+
+
+@_check("experiment.eta", "experiment.ngd_arithmetic")
+def _published_keeps_its_floor(eta: float, arithmetic: str) -> str | None:
+    if arithmetic == "published" and eta == 1:
+        return (
+            f'{shown(eta)} given with experiment.ngd_arithmetic "published"; allowed there: < 1, for at 1 its floor is '
+            "0 and it divides by zero"
+        )
+    return None
+
+
 @_check("data.batch_size", "data.dataset")
 def _batch_within_data(batch_size: int, dataset: str) -> str | None:
     if batch_size > TRAIN_SIZES[dataset]:

@@ -19,12 +19,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -33,10 +34,22 @@ from tqdm import tqdm
 from architectures import DLNN, FFNN, LeNet5, num_parameters
 from data_files import DataError
 from experiment_config import Config, ConfigError, load_config
-from llc import LLCEstimate, estimate_llcs, resolve_nbeta
+from llc import estimate_llcs, resolve_nbeta
 from ngd import NGD
 from report import write_report
-from run_store import Checkpoint, Point, RunStore, RunStoreError
+from run_results import (
+    OPTIMIZERS,
+    add_model,
+    new_results,
+    optimizers,
+    parting_epoch,
+    points_to_measure,
+    put_hessian_trace,
+    put_llc,
+    put_record,
+    series_of,
+)
+from run_store import Checkpoint, Point, RunStore, RunStoreError, finite
 from training import EpochRecord, evaluate, pack_state, packed_weights, train, unpack_state
 from utils_general import DataSplits, load_data
 from utils_hessian_fim import hessian_trace
@@ -44,20 +57,14 @@ from verdict import with_error
 
 PROJECT = Path(__file__).parent  # what the config's relative paths are relative to
 RUNS = PROJECT / "experiments" / "ngd_sgd"
-OPTIMIZERS = ("sgd", "ngd")
-TRAINING_SERIES = ("train_loss", "val_loss", "val_accuracy", "update_norm")
-LLC_SERIES = {  # name in results.json → attribute of `LLCEstimate`
-    "llc": "llc", "llc_std_error": "std_error", "llc_drift": "drift", "llc_rhat": "rhat", "llc_ess": "ess",
-    "llc_init_loss": "init_loss", "wbic": "wbic", "wbic_std_error": "wbic_std_error",
-}  # fmt: skip
-SERIES = (
-    *TRAINING_SERIES, "num_skipped_updates", *LLC_SERIES, "num_diverged_chains", "hessian_trace",
-    "hessian_trace_std_error",
-)  # fmt: skip
 PACKAGES = ("torch", "devinterp", "PyHessian", "numpy", "plotly")
 
 ModelFactories = Mapping[str, Callable[[], nn.Module]]
 OptimizerFactory = Callable[[str, nn.Module, bool], torch.optim.Optimizer]
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for is not there."""
 
 
 class Leg(NamedTuple):
@@ -80,12 +87,7 @@ class Run:
     models: ModelFactories
     make_optimizer: OptimizerFactory
     results: dict[str, Any]
-    traces: dict[Point, Any]
-
-    def series(self, point: Point) -> list[dict[str, Any]]:
-        """The series that show `point`'s checkpoint: its own and, where it is shared, the other optimizer's."""
-        optimizers = self.results["models"][point.title]["optimizers"]
-        return [optimizers[name] for name in _shown_in(self.config, point) if name in optimizers]
+    traces: dict[Point, np.ndarray] = field(default_factory=dict)
 
 
 def model_factories(config: Config, in_shape: tuple[int, ...], num_classes: int) -> dict[str, Callable[[], nn.Module]]:
@@ -100,7 +102,7 @@ def model_factories(config: Config, in_shape: tuple[int, ...], num_classes: int)
     return {make().title: make for make in makers}
 
 
-def make_optimizer(config: Config, name: str, model: nn.Module, after_swap: bool) -> torch.optim.Optimizer:
+def config_optimizer(config: Config, name: str, model: nn.Module, after_swap: bool) -> torch.optim.Optimizer:
     """The config's optimizer called `name`, `"sgd"` or `"ngd"`; `after_swap` gives SGD its rate after the swap."""
     e = config.experiment
     shared = {"momentum": e.momentum, "nesterov": e.nesterov}
@@ -133,34 +135,35 @@ def open_run(
         device: `"cpu"`, `"cuda"` or `"auto"` (CUDA where there is one).
         models: Title → function that builds a model of your own, in place of the config's.
         make_optimizer: Function of (`"sgd"` or `"ngd"`, model, after_swap) that makes an optimizer of your own in place
-            of the config's.
+            of the config's. A restart brings back its `state`, not what it keeps in its parameter groups.
 
     Raises:
         ValueError: `models` or `make_optimizer` without `out`: the config no longer tells such runs apart.
+        DeviceError: CUDA was asked for and there is none.
         data_files.DataError: The data set cannot be had.
         run_store.RunStoreError: The directory cannot be used, or holds a run with another config.
     """
     if out is None and (models is not None or make_optimizer is not None):
         raise ValueError("models or optimizers of your own need a run directory of their own: pass out=")
     device = _device(device)
-    data = load_data(config.data.dataset, PROJECT / config.data.root, device)
-    num_samples = len(data.train.labels)
+    data = load_data(config.data.dataset, PROJECT / Path(config.data.root).expanduser(), device)
     in_shape, num_classes = tuple(data.train.inputs.shape[1:]), int(data.train.labels.max()) + 1
     models = models or model_factories(config, in_shape, num_classes)
-    store = RunStore(default_directory(config) if out is None else out, config.model_dump(mode="json"))
-    results = store.read_results() or {
-        "config": config.model_dump(mode="json"),
-        "environment": {},
-        "timing_s": {"train": 0.0, "llc": 0.0, "hessian": 0.0, "total": 0.0},
-        "nbeta": resolve_nbeta(config.devinterp.nbeta, config.data.batch_size, num_samples),
-        "train_size": num_samples,
-        "models": {},
-    }
-    results |= {"status": "running", "environment": _environment(device)}
-    for title, factory in models.items():
-        results["models"].setdefault(title, _empty_model(config, factory()))
-    optimizer_factory = make_optimizer or partial(globals()["make_optimizer"], config)
-    return Run(config, store, data, device, models, optimizer_factory, results, store.read_traces())
+    settings = config.model_dump(mode="json")
+    store = RunStore(default_directory(config) if out is None else out, settings)
+    try:
+        num_samples = len(data.train.labels)
+        nbeta = resolve_nbeta(config.devinterp.nbeta, config.data.batch_size, num_samples)
+        results = store.read_results() or new_results(settings, nbeta, num_samples)
+        for title, factory in models.items():
+            add_model(results, title, num_parameters(factory()))
+        _note_environment(results, device)
+        run = Run(config, store, data, device, models, make_optimizer or partial(config_optimizer, config), results)
+        run.traces = store.read_traces()
+    except BaseException:
+        store.close()
+        raise
+    return run
 
 
 def train_models(run: Run) -> None:
@@ -170,24 +173,23 @@ def train_models(run: Run) -> None:
             _keep_initial(run, title)
             for leg in legs(run.config):
                 _train_leg(run, title, leg, tick)
+    _write_report(run)
 
 
 def legs(config: Config) -> list[Leg]:
     """The stretches of training: in `swap`, SGD up to the cut-off, then both from there; else each from the start."""
-    e = config.experiment
-    if e.experiment_type == "swap":
-        cut = e.cut_off_epochs
-        return [Leg("sgd", "sgd", 0, cut), *(Leg(name, "sgd", cut, e.num_epochs) for name in OPTIMIZERS)]
-    first = _optimizers(config)[0]
-    return [Leg(name, first, 0, e.num_epochs) for name in _optimizers(config)]
+    settings = config.model_dump()
+    names, parting, last = optimizers(settings), parting_epoch(settings), config.experiment.num_epochs
+    trunk = [Leg(names[0], names[0], 0, parting)] if parting else []
+    return trunk + [Leg(name, names[0], parting, last) for name in names]
 
 
 def _keep_initial(run: Run, title: str) -> None:
     """Epoch 0: the seeded initial weights, shared by all optimizers."""
-    point = Point(title, _optimizers(run.config)[0], 0)
+    point = Point(title, optimizers(run.results["config"])[0], 0)
     checkpoint = run.store.load_checkpoint(point)
     if checkpoint is None:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
             torch.manual_seed(run.config.experiment.seed)
             model = run.models[title]().to(run.device)
         train_loss, _ = evaluate(model, run.data.train)
@@ -196,7 +198,7 @@ def _keep_initial(run: Run, title: str) -> None:
         generator = torch.Generator().manual_seed(run.config.experiment.seed)
         checkpoint = Checkpoint(pack_state(model, None, generator), record)
         run.store.save_checkpoint(point, checkpoint)
-    _show_record(run, point, checkpoint.record)
+    put_record(run.results, point, checkpoint.record)
 
 
 def _train_leg(run: Run, title: str, leg: Leg, tick: Callable[[], None]) -> None:
@@ -205,14 +207,13 @@ def _train_leg(run: Run, title: str, leg: Leg, tick: Callable[[], None]) -> None
     parent = Point(title, leg.parent, leg.start)
     last = run.store.load_checkpoint(parent)
     if last is None or last.record["diverged"]:  # the first leg of a swap run diverged: nothing to leave from
-        _mark_diverged(
-            run, title, leg.optimizer, run.results["models"][title]["optimizers"][leg.parent]["diverged_epoch"]
-        )
+        trunk = series_of(run.results, parent)
+        series_of(run.results, parent._replace(optimizer=leg.optimizer))["diverged_epoch"] = trunk["diverged_epoch"]
         return
     epoch, fresh = leg.start, True
     while epoch < leg.stop and (there := run.store.load_checkpoint(Point(title, leg.optimizer, epoch + 1))):
         epoch, last, fresh = epoch + 1, there, False
-        _show_record(run, Point(title, leg.optimizer, epoch), there.record)
+        put_record(run.results, Point(title, leg.optimizer, epoch), there.record)
         if there.record["diverged"]:
             return
     if epoch == leg.stop:
@@ -229,34 +230,35 @@ def _train_leg(run: Run, title: str, leg: Leg, tick: Callable[[], None]) -> None
         point = Point(title, leg.optimizer, epoch)
         tensors = {} if record.diverged else pack_state(model, optimizer, generator)
         run.store.save_checkpoint(point, Checkpoint(tensors, asdict(record)))
-        _show_record(run, point, asdict(record))
+        put_record(run.results, point, asdict(record))
         tick()
 
     train(
         model, optimizer, run.data, leg.stop - epoch, run.config.data.batch_size, generator,
-        first_epoch=epoch + 1, on_epoch=keep, label=label,
+        first_epoch=epoch + 1, on_epoch=keep, keep_state_dicts=False, label=label,
     )  # fmt: skip
 
 
 def measure_llcs(run: Run) -> None:
     """LLC and WBIC at the config's epochs; a finished estimate is not made again."""
-    done = {point for point in run.traces if run.series(point)[0]["num_diverged_chains"][point.epoch] is not None}
     with _timed(run, "llc") as tick:
         for title, factory in run.models.items():
-            points = [point for point in _points(run, title) if point not in done]
-            weights = [packed_weights(run.store.load_checkpoint(point).tensors) for point in points]
-
-            def keep(position: int, estimate: LLCEstimate, points=points) -> None:
-                point = points[position]
-                _show_estimate(run, point, estimate)
+            model = factory().to(run.device)
+            for point in list(points_to_measure(run.results, title)):
+                done = series_of(run.results, point)["num_diverged_chains"][point.epoch] is not None
+                if done and point in run.traces:
+                    continue
+                weights = packed_weights(run.store.load_checkpoint(point).tensors)
+                (estimate,) = estimate_llcs(
+                    model, [weights], run.data.train, run.config.devinterp, run.config.data.batch_size,
+                    checkpoint_ids=[_identity(point)], label=f"{_name(point)} LLC",
+                )  # fmt: skip
+                run.traces[point] = estimate.trace
+                put_llc(run.results, point, estimate)
                 tqdm.write(f"{_name(point)}: LLC {with_error(estimate.llc, estimate.std_error)}")
                 run.store.write_traces(run.traces)
                 tick()
-
-            estimate_llcs(
-                factory().to(run.device), weights, run.data.train, run.config.devinterp, run.config.data.batch_size,
-                checkpoint_ids=[_identity(point) for point in points], on_estimate=keep, label=f"{title} LLC",
-            )  # fmt: skip
+    _write_report(run)
 
 
 def measure_hessian_traces(run: Run) -> None:
@@ -272,24 +274,24 @@ def measure_hessian_traces(run: Run) -> None:
     images = run.data.train.inputs[chosen], run.data.train.labels[chosen]
     with _timed(run, "hessian") as tick:
         for title, factory in run.models.items():
-            points = [p for p in _points(run, title) if run.series(p)[0]["hessian_trace"][p.epoch] is None]
-            for point in tqdm(points, desc=f"{title} Hessian trace", unit="checkpoint", leave=False):
-                model = factory().to(run.device)
+            model = factory().to(run.device)
+            for point in list(points_to_measure(run.results, title)):
+                if series_of(run.results, point)["hessian_trace"][point.epoch] is not None:
+                    continue
                 model.load_state_dict(packed_weights(run.store.load_checkpoint(point).tensors))
                 estimate = hessian_trace(model, cross_entropy, images, data.num_probes, run.config.devinterp.seed)
-                for series in run.series(point):
-                    series["hessian_trace"][point.epoch] = estimate.trace
-                    series["hessian_trace_std_error"][point.epoch] = estimate.std_error
+                put_hessian_trace(run.results, point, estimate)
                 tqdm.write(f"{_name(point)}: Hessian trace {with_error(estimate.trace, estimate.std_error)}")
                 tick()
 
 
 def finish(run: Run) -> Path:
-    """Marks the run complete, writes `results.json` and `report.html`, and returns the report's path."""
+    """Writes the report, marks the run complete, gives its directory free, and returns the report's path."""
     run.results["status"] = "complete"
+    report = _write_report(run)
     run.store.write_results(run.results)
-    results = run.store.read_results()  # as a reader of the file sees it
-    return write_report(results, run.traces, run.store.directory / "report.html")
+    run.store.close()
+    return report
 
 
 def run_experiment(config: Config, out: str | Path | None = None, device: str = "auto") -> Path:
@@ -308,36 +310,15 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but PyTorch sees no CUDA device; use cpu or auto")
+        raise DeviceError("device cuda was asked for, but PyTorch sees no CUDA device; use cpu or auto")
+    if name.startswith("cuda"):  # what a restart repeats bit for bit must not depend on which algorithm was fastest
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
     return torch.device(name)
 
 
-def _optimizers(config: Config) -> tuple[str, ...]:
-    chosen = config.experiment.optimizer
-    return OPTIMIZERS if chosen == "both" else (chosen,)
-
-
-def _shown_in(config: Config, point: Point) -> tuple[str, ...]:
-    """Names of the optimizers whose series has `point`'s checkpoint: all of them at the epoch where they part."""
-    e = config.experiment
-    parting = e.cut_off_epochs if e.experiment_type == "swap" else 0
-    return _optimizers(config) if point.epoch == parting else (point.optimizer,)
-
-
-def _points(run: Run, title: str) -> list[Point]:
-    """The checkpoints of `title` to measure, by epoch, each once, those that training reached."""
-    e = run.config.experiment
-    chosen = {"all": range(e.num_epochs + 1), "final": [e.num_epochs]}
-    epochs = chosen[e.measure_epochs] if isinstance(e.measure_epochs, str) else e.measure_epochs
-    points = []
-    for epoch in epochs:
-        for optimizer in _optimizers(run.config):
-            point = Point(title, optimizer, epoch)
-            owner = _shown_in(run.config, point)[0] == optimizer
-            reached = run.results["models"][title]["optimizers"][optimizer]["val_loss"][epoch] is not None
-            if owner and reached:
-                points.append(point)
-    return points
+def _write_report(run: Run) -> Path:
+    return write_report(finite(run.results), run.traces, run.store.directory / "report.html")
 
 
 def _name(point: Point) -> str:
@@ -347,39 +328,6 @@ def _name(point: Point) -> str:
 def _identity(point: Point) -> int:
     """Number that tells a checkpoint's random numbers from those of the model's other checkpoints."""
     return len(OPTIMIZERS) * point.epoch + OPTIMIZERS.index(point.optimizer)
-
-
-def _empty_model(config: Config, model: nn.Module) -> dict[str, Any]:
-    def series() -> dict[str, Any]:
-        empty = {name: [None] * (config.experiment.num_epochs + 1) for name in SERIES}
-        return empty | {"kappa": {}, "diverged_epoch": None}
-
-    return {"num_parameters": num_parameters(model), "optimizers": {name: series() for name in _optimizers(config)}}
-
-
-def _show_record(run: Run, point: Point, record: dict[str, Any]) -> None:
-    """Puts an epoch's record into the results."""
-    if record["diverged"]:
-        _mark_diverged(run, point.title, point.optimizer, point.epoch)
-    for series in run.series(point):
-        for name in (*TRAINING_SERIES, "num_skipped_updates"):
-            series[name][point.epoch] = record[name]
-        for parameter, axes in record["kappa"].items():
-            for axis, kappa in axes.items():
-                empty = [None] * len(series["train_loss"])
-                series["kappa"].setdefault(parameter, {}).setdefault(axis, empty)[point.epoch] = kappa
-
-
-def _mark_diverged(run: Run, title: str, optimizer: str, epoch: int) -> None:
-    run.results["models"][title]["optimizers"][optimizer]["diverged_epoch"] = epoch
-
-
-def _show_estimate(run: Run, point: Point, estimate: LLCEstimate) -> None:
-    run.traces[point] = estimate.trace
-    for series in run.series(point):
-        for name, attribute in LLC_SERIES.items():
-            series[name][point.epoch] = getattr(estimate, attribute)
-        series["num_diverged_chains"][point.epoch] = int(estimate.diverged.sum())
 
 
 @contextmanager
@@ -402,7 +350,8 @@ def _timed(run: Run, phase: str) -> Iterator[Callable[[], None]]:
         tick()
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def _note_environment(results: dict[str, Any], device: torch.device) -> None:
+    """Records what the run is computed with; a run that goes on with something else shows both, by start."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -410,7 +359,12 @@ def _environment(device: torch.device) -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {**versions, "device": f"{device} ({name})", "threads": torch.get_num_threads()}
+    now = {**versions, "device": f"{device} ({name})", "threads": torch.get_num_threads(), "llc_backend": "devinterp"}
+    changed = {key: value for key, value in now.items() if results["environment"].get(key, value) != value}
+    if results["status"] == "running" and changed:
+        tqdm.write(f"this run began with another environment and may not repeat bit for bit: now {changed}")
+        results["environment"] |= {f"{key}, later": value for key, value in changed.items()}
+    results["environment"] = now | results["environment"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -425,7 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except (DataError, RunStoreError, ValueError) as error:
+    except (DataError, DeviceError, RunStoreError, OSError) as error:
         print(f"experiment.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

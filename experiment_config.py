@@ -93,7 +93,10 @@ class ExperimentSettings(_Section):
     )
     eta: float = Field(0.9, gt=0, le=1, description="NGD: weight η of the newest gradient in the Fisher factor.")
     epsilon: float = Field(
-        1e-10, ge=0, description="NGD: absolute floor ε of the Fisher factor's eigenvalues, in gradient units squared."
+        1e-10,
+        ge=0,
+        le=1e30,
+        description="NGD: absolute floor ε of the Fisher factor's eigenvalues, in gradient units squared.",
     )
     delta: float = Field(
         5e-4, ge=0, lt=1, description="NGD: floor δ of those eigenvalues as a fraction of the largest one."

@@ -51,8 +51,9 @@ CAPTIONS = {
     "it lags behind while the loss falls fast.",
     "update-norm": "How far does one step move the weights? Optimizers of very different step length have not been "
     "given the same chance to move; a norm that grows without end comes before divergence.",
-    "llc": "A lower LLC means a more degenerate solution. Bars are 95 % intervals (±1.96 standard errors) of the "
-    "sampling alone. Look for curves that part by more than their bars, and whether validation loss parts with them.",
+    "llc": "A lower LLC means a more degenerate solution. Bands and bars are 95 % intervals (±1.96 standard errors) "
+    "of the sampling alone. Look for curves that part by more than their bands, and whether validation loss parts "
+    "with them.",
     "wbic": "n times the mean loss sampled around the solution, so it follows training loss and LLC together. It is "
     "Watanabe's WBIC only at nβ = n/ln n; sampled at any other nβ, its values compare only with the same settings.",
     "running-mean": "Convergence check: each thin line is one chain, the thick one the mean of the chains that stayed "
@@ -256,6 +257,7 @@ def _beside_validation_loss(heading: str, title: str, results: Results, key: str
     measured = _measured(title, results, key)
     for optimizer, values in measured:
         error = _values(_optimizers(title, results)[optimizer], f"{key}_std_error")
+        figure.add_trace(_band(values, error, optimizer), row=1, col=1)
         figure.add_trace(_epoch_line(values, optimizer, std_error=error), row=1, col=1)
     losses = _measured(title, results, "val_loss") if measured else []
     for optimizer, values in losses:
@@ -265,6 +267,21 @@ def _beside_validation_loss(heading: str, title: str, results: Results, key: str
     figure.update_yaxes(title_text=axis, col=1)
     figure.update_yaxes(title_text="validation " + LOSS_AXIS, **_scale([v for _, v in losses]), col=2)
     return figure
+
+
+def _band(values: np.ndarray, std_error: np.ndarray, optimizer: str) -> go.Scatter:
+    """95 % intervals as a band along the epochs measured in a row; a single epoch has its error bar alone."""
+    low, high = values - Z_95 * std_error, values + Z_95 * std_error
+    known = np.flatnonzero(np.isfinite(low))
+    x, y = [], []
+    for epochs in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+        x += [*epochs, *epochs[::-1], None]
+        y += [*high[epochs], *low[epochs][::-1], None]
+    colour = _colour(optimizer)
+    band = go.Scatter(x=x, y=y, mode="lines", line={"width": 0, "color": colour}, fill="toself", fillcolor=colour)
+    return band.update(
+        name=f"{label(optimizer)}, 95 %", opacity=0.15, hoverinfo="skip", showlegend=False, legendgroup=label(optimizer)
+    )
 
 
 def _line(x, y, optimizer: str, name: str = "", dash: str = "solid", std_error=None) -> go.Scatter:

@@ -26,6 +26,8 @@ from devinterp.slt.llc import LLCEstimator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -58,6 +60,8 @@ def resolve_nbeta(nbeta: str | float, batch_size: int, num_samples: int) -> floa
     """nβ as a number: `"batch"` is m / ln m (the published choice), `"dataset"` n / ln n, a number is itself."""
     if isinstance(nbeta, str):
         size = {"batch": batch_size, "dataset": num_samples}[nbeta]
+        if size < 2:
+            raise ValueError(f'nbeta "{nbeta}" is m / ln m and needs m of at least 2; here m = {size}')
         return size / math.log(size)
     return float(nbeta)
 
@@ -92,12 +96,14 @@ def estimate_llcs(
         One estimate a checkpoint, in order.
 
     Raises:
-        ValueError: No data, or a batch larger than the data set.
+        ValueError: No data, a batch larger than the data set, or a model whose forward pass is random or changes it
+            (dropout, batch statistics): L(w) would then not be a function of w.
         RuntimeError: A checkpoint that does not fit the model (from `load_state_dict`).
     """
     inputs, _ = data
     if not 1 <= batch_size <= len(inputs):
         raise ValueError(f"batch_size = {batch_size}, allowed: 1 to the number of samples, {len(inputs)}")
+    _refuse_random_forward(model)
     ids = range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids
     nbeta = resolve_nbeta(settings.nbeta, batch_size, len(inputs))
     device = next(model.parameters()).device
@@ -143,22 +149,33 @@ def summarise(
         init_loss=init_loss,
         nbeta=nbeta,
         trace=trace,
-        rhat=_finite_or_none(array_stats.rhat(good)),
-        ess=_finite_or_none(array_stats.ess(good, method="mean")),
+        rhat=_diagnosis(array_stats.rhat, good),
+        ess=_diagnosis(array_stats.ess, good, method="mean"),
         diverged=diverged,
     )
 
 
 def _standard_error(losses: Float[np.ndarray, "chains draws"]) -> float | None:
-    candidates = [array_stats.mcse(losses, method="mean")]
-    if len(losses) > 1:
-        candidates.append(losses.mean(axis=1).std(ddof=1) / math.sqrt(len(losses)))
-    known = [error for error in map(_finite_or_none, candidates) if error is not None]
-    return max(known, default=None)
+    within = _diagnosis(array_stats.mcse, losses, method="mean")
+    between = losses.mean(axis=1).std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else None
+    return max((float(error) for error in (within, between) if error is not None), default=None)
 
 
-def _finite_or_none(value) -> float | None:
+def _diagnosis(statistic: Callable, losses: Float[np.ndarray, "chains draws"], **kwargs) -> float | None:
+    """One of ArviZ's statistics, None where it is not defined (chains too short, or constant)."""
+    with np.errstate(all="ignore"):
+        value = statistic(losses, **kwargs)
     return float(value) if np.isfinite(value) else None
+
+
+def _refuse_random_forward(model: nn.Module) -> None:
+    """devinterp samples in training mode, where these layers make the loss more than a function of the weights."""
+    for name, module in model.named_modules():
+        if isinstance(module, (_DropoutNd, _NormBase)):
+            raise ValueError(
+                f"the model's {name or 'module'} is a {type(module).__name__}: its forward pass in training mode is "
+                "random or keeps batch statistics, so there is no loss L(w) to sample; replace it by a fixed layer"
+            )
 
 
 class _Batches(Dataset):

@@ -162,12 +162,12 @@ class NGD(torch.optim.Optimizer):
     and α → ∞ is SGD.
 
     A gradient with a NaN or an infinity leaves that tensor's weight, momentum and factors as they are and is counted in
-    `num_skipped_updates`. Where a finite gradient gives a direction that is not finite, the gradient itself is used and
-    the tensor's factors start anew.
+    `num_skipped_updates`. Where a finite gradient gives a direction or factors that are not finite, the gradient itself
+    is used, the tensor's factors start anew, and `num_restarts` counts it.
 
-    State of a tensor: `step`, `num_skipped`, `momentum_buffer`, and for every axis of size D > 1 with rank R
-    `basis_<axis>` (R, D), `eigenvalues_<axis>` (R,), `floor_<axis>` (). All are tensors, so `state_dict()` saves to
-    safetensors and loads again, and training goes on along the same path.
+    State of a tensor: `step`, `num_skipped`, `num_restarts`, `momentum_buffer`, and for every axis of size D > 1 with
+    rank R `basis_<axis>` (R, D), `eigenvalues_<axis>` (R,), `floor_<axis>` (). All are tensors, so `state_dict()` saves
+    to safetensors and loads again, and training goes on along the same path.
 
     Args:
         params: Parameters or parameter groups, float32 or float64.
@@ -248,7 +248,8 @@ class NGD(torch.optim.Optimizer):
         state = self.state[param]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.int64)
-            state["num_skipped"] = param.new_zeros(())  # in the parameter's type, as load_state_dict casts it
+            # In the parameter's type, as `load_state_dict` casts them.
+            state["num_skipped"], state["num_restarts"] = param.new_zeros(()), param.new_zeros(())
         if not _all_finite([param.grad]):
             state["num_skipped"] += 1
             return
@@ -278,6 +279,7 @@ class NGD(torch.optim.Optimizer):
             for key in [key for key in state if key.startswith(FisherFactor._fields)]:
                 del state[key]
             state["step"].zero_()
+            state["num_restarts"] += 1
             return grad
         for axis, factor in factors.items():
             state.update({f"{name}_{axis}": tensor for name, tensor in factor._asdict().items()})
@@ -299,7 +301,15 @@ class NGD(torch.optim.Optimizer):
     @property
     def num_skipped_updates(self) -> int:
         """How often a tensor was left as it was because its gradient was not finite, summed over tensors."""
-        return sum(int(state["num_skipped"]) for state in self.state.values() if state)
+        return self._count("num_skipped")
+
+    @property
+    def num_restarts(self) -> int:
+        """How often a tensor took its raw gradient because preconditioning gave numbers that are not finite."""
+        return self._count("num_restarts")
+
+    def _count(self, key: str) -> int:
+        return sum(int(state[key]) for state in self.state.values() if state)
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:

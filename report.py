@@ -7,7 +7,6 @@ every value, and figures travel as JSON in which no `<` is left.
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from figures import Traces, label, model_figures
+from run_store import write_atomically
 from verdict import Verdict, at, difference_texts, number, verdicts, with_error
 
 __all__ = ["series_csv", "verdicts", "write_figs_to_html", "write_report"]
@@ -109,7 +109,9 @@ def _write_page(dest, title: str, sections: list[Section], summary: str | Markup
         plotly_js=Markup(get_plotlyjs()),
         plotly_config=Markup(json.dumps(PLOTLY_CONFIG)),
     )
-    return _write_atomically(Path(dest), page)
+    dest = Path(dest)
+    write_atomically(dest, page.encode())
+    return dest
 
 
 def _inline_json(figure: go.Figure) -> Markup:
@@ -120,23 +122,10 @@ def _inline_json(figure: go.Figure) -> Markup:
     return Markup(text)
 
 
-def _write_atomically(dest: Path, text: str) -> Path:
-    partial = dest.with_name(f".{dest.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, dest)
-    finally:
-        partial.unlink(missing_ok=True)
-    return dest
-
-
 def _tiles(verdict: Verdict) -> list[tuple[str, str, str, str]]:
     """(optimizer, name, number, smaller number) of what stands large in a verdict."""
     finals = verdict.finals
-    tiles = [(f.optimizer, f"{label(f.optimizer)}, final LLC", with_error(f.llc, f.std_error), "") for f in finals]
+    tiles = [(f.optimizer, f"{label(f.optimizer)}, {f.name}", with_error(f.llc, f.std_error), "") for f in finals]
     if verdict.interval is not None:
         tiles.append(("", "NGD − SGD, 95 % interval", *difference_texts(verdict.difference, verdict.interval)))
     return tiles
@@ -161,6 +150,7 @@ METRICS = (  # (name, unit or meaning, key, standard error's key, format)
     ("WBIC", "nats, ± standard error", "wbic", "wbic_std_error", ""),
     ("Hessian trace", "± standard error over probes", "hessian_trace", "hessian_trace_std_error", ""),
     ("Skipped updates", "tensors, in all epochs", "num_skipped_updates", None, ".0f"),
+    ("Raw gradients taken", "tensors, in all epochs", "num_restarts", None, ".0f"),
 )
 
 

@@ -13,6 +13,10 @@ import math
 import os
 import re
 import tempfile
+import warnings
+import weakref
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +25,9 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+
+PARTIAL = ".partial"  # ends the name of a file that is being written
+_OPEN: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # directory → this process's open `RunStore`
 
 
 class RunStoreError(RuntimeError):
@@ -68,21 +75,32 @@ class RunStore:
         (self.directory / "checkpoints").mkdir(exist_ok=True)
 
     def _claim(self) -> None:
-        """Takes the directory for this process; the lock goes when the process ends, however it ends."""
+        """Takes the directory for this store; the lock goes when the process ends, however it ends."""
+        if (earlier := _OPEN.get(self.directory.resolve())) is not None:
+            earlier.close()  # a notebook that opens its run again
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.directory.iterdir()}
             if names and not names & {"config.json", ".lock"}:
                 raise RunStoreError(f"{self.directory} is neither empty nor a run directory; name another one")
-            self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115 – held until the process ends
+            self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115 – held until the store is closed
         except OSError as error:
             raise RunStoreError(f"cannot write the run directory {self.directory}: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._lock.close()
             raise RunStoreError(
                 f"{self.directory} is in use by another process; wait for it or name another"
             ) from error
+        except OSError as error:
+            warnings.warn(
+                f"{self.directory} cannot be locked ({error.strerror}): start one run in it at a time", stacklevel=4
+            )
+        _OPEN[self.directory.resolve()] = self
+        for folder in (self.directory, self.directory / "checkpoints"):
+            for partial in folder.glob(f".*{PARTIAL}"):  # what a kill left half written
+                partial.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Gives the directory free for another process."""
@@ -94,15 +112,15 @@ class RunStore:
             write_atomically(path, json.dumps(config, indent=2).encode())
             return
         there = _read_json(path)
-        changed = sorted(
-            f"{section}.{key}: {there.get(section, {}).get(key)!r} there, {value!r} now"
-            for section, keys in config.items()
-            for key, value in keys.items()
-            if there.get(section, {}).get(key) != value
-        )
-        if changed or there.keys() != config.keys():
+        if there != config:
+            old, new = _flat(there), _flat(config)
+            changed = "; ".join(
+                f"{key}: {old.get(key, 'nothing')!r} there, {new.get(key, 'nothing')!r} now"
+                for key in sorted(old.keys() | new.keys())
+                if old.get(key) != new.get(key)
+            )
             raise RunStoreError(
-                f"{self.directory} holds a run with another config ({'; '.join(changed) or 'other sections'}); "
+                f"{self.directory} holds a run with another config ({changed}); "
                 "name another directory or restore the config"
             )
 
@@ -111,7 +129,8 @@ class RunStore:
 
     def save_checkpoint(self, point: Point, checkpoint: Checkpoint) -> None:
         """Writes `checkpoint`; tensors may lie on any device."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+        # A copy of each: safetensors takes no two names for one memory, as tied weights are.
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
         record = json.dumps(checkpoint.record)
         # One entry: safetensors writes several in no fixed order, and equal checkpoints should be equal files.
         metadata = {"checkpoint": json.dumps({"record": record, "sha256": _digest(tensors, record)})}
@@ -142,7 +161,7 @@ class RunStore:
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes `results.json`; numbers that are not finite become null, which JSON can say."""
-        text = json.dumps(_finite(results), indent=1, allow_nan=False)
+        text = json.dumps(finite(results), indent=1, allow_nan=False)
         write_atomically(self.directory / "results.json", text.encode())
 
     def read_traces(self) -> dict[Point, np.ndarray]:
@@ -153,7 +172,7 @@ class RunStore:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 traces = {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise RunStoreError(
                 f"{path} cannot be read ({error}); remove it, then those points are measured again"
             ) from error
@@ -161,22 +180,22 @@ class RunStore:
         return {Point(title, optimizer, int(epoch)): traces[key] for key, (title, optimizer, epoch) in keys.items()}
 
     def write_traces(self, traces: dict[Point, np.ndarray]) -> None:
-        """Writes `traces.npz`."""
+        """Writes `traces.npz`; sampled losses are noise and do not compress."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{point.key: trace for point, trace in traces.items()})
+        np.savez(buffer, **{point.key: trace for point, trace in traces.items()})
         write_atomically(self.directory / "traces.npz", buffer.getvalue())
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Writes `content` to `path` so that a reader, now or after a crash, sees the old file or the whole new one."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's file is for its owner alone
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -199,16 +218,34 @@ def _digest(tensors: dict[str, Tensor], record: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        return content
     except (OSError, ValueError) as error:
         raise RunStoreError(f"{path} cannot be read ({error}); restore it, or name another directory") from error
 
 
-def _finite(value):
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, keys in config.items()
+        for key, value in (keys.items() if isinstance(keys, dict) else [("", keys)])
+    }
+
+
+def finite(value):
+    """`value` with every float that is not finite replaced by None, in nested dicts and lists too."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return value

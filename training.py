@@ -28,6 +28,7 @@ class EpochRecord:
     update_norm: float | None  # mean over steps of the sum over tensors of ‖Δw‖₂
     kappa: dict[str, dict[str, float]] = field(default_factory=dict)  # parameter → axis → mean smoothing κ (NGD)
     num_skipped_updates: int = 0  # tensors left as they were because their gradient was not finite (NGD), so far
+    num_restarts: int = 0  # tensors whose direction was not finite and whose factors started anew (NGD), so far
     diverged: bool = False  # a loss was not finite; the other numbers are then None
 
 
@@ -70,6 +71,7 @@ def train(
     loss_fn: Callable = cross_entropy,
     first_epoch: int = 1,
     on_epoch: Callable[[int, EpochRecord], None] | None = None,
+    keep_state_dicts: bool = True,
     label: str = "training",
 ) -> TrainingResult:
     """Trains `model` in place for `epochs` epochs, or until a loss is not finite.
@@ -85,6 +87,7 @@ def train(
         loss_fn: Mean-reduced loss of (outputs, labels).
         first_epoch: Number of the first epoch, for bars and `on_epoch`.
         on_epoch: Called with (epoch, record) after each epoch, `model` and `optimizer` as that epoch left them.
+        keep_state_dicts: Whether the result holds every epoch's weights.
         label: Stands before the progress bar.
 
     Returns:
@@ -95,7 +98,7 @@ def train(
         description = f"{label} epoch {epoch}/{first_epoch + epochs - 1}"
         record = _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, description)
         result.records.append(record)
-        if not record.diverged:
+        if keep_state_dicts and not record.diverged:
             result.state_dicts.append({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
         if on_epoch is not None:
             on_epoch(epoch, record)
@@ -146,7 +149,10 @@ def _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, descrip
     params = [p for p in model.parameters() if p.requires_grad]
     losses, norms, kappas = [], [], _KappaMeans(model, optimizer)
     batches = torch.randperm(len(labels), generator=generator).to(labels.device).split(batch_size)
-    with tqdm(batches, desc=description, unit="step", leave=False) as bar:
+    # A model's own randomness (dropout) starts from the generator's state too, so that a restart repeats it.
+    devices = [labels.device] if labels.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), tqdm(batches, desc=description, unit="step", leave=False) as bar:
+        torch.manual_seed(_seed_from(generator))
         for step, index in enumerate(bar):
             optimizer.zero_grad()
             loss = loss_fn(model(inputs[index]), labels[index])
@@ -164,38 +170,47 @@ def _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, descrip
                     break
     train_loss = torch.stack(losses).double().mean().item()
     val_loss, val_accuracy = evaluate(model, data.test, loss_fn=loss_fn)
-    skipped = getattr(optimizer, "num_skipped_updates", 0)
-    if skipped:
-        tqdm.write(f"{description}: {skipped} updates of a tensor skipped so far, gradient not finite")
+    counts = {name: getattr(optimizer, name, 0) for name in ("num_skipped_updates", "num_restarts")}
+    if counts["num_skipped_updates"]:
+        tqdm.write(f"{description}: {counts['num_skipped_updates']} updates of a tensor skipped, gradient not finite")
+    if counts["num_restarts"]:
+        tqdm.write(
+            f"{description}: {counts['num_restarts']} times a tensor took its raw gradient, factors started anew"
+        )
     if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
         tqdm.write(f"{description}: the loss is no longer finite, this run stops here")
-        return EpochRecord(None, None, None, None, num_skipped_updates=skipped, diverged=True)
+        return EpochRecord(None, None, None, None, **counts, diverged=True)
     update_norm = torch.stack(norms).double().mean().item()
     tqdm.write(
         f"{description}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, accuracy {val_accuracy:.2%}"
     )
-    return EpochRecord(train_loss, val_loss, val_accuracy, update_norm, kappas.means(), skipped)
+    return EpochRecord(train_loss, val_loss, val_accuracy, update_norm, kappas.means(), **counts)
+
+
+def _seed_from(generator: torch.Generator) -> int:
+    """A seed that is a function of the generator's state, which stays as it is."""
+    copy = torch.Generator()
+    copy.set_state(generator.get_state())
+    return int(torch.randint(2**62, (), generator=copy))
 
 
 class _KappaMeans:
-    """Mean over the steps of an epoch of every κ an optimizer shows."""
+    """Mean of every κ an optimizer shows, read after each step of an epoch that left one."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.kappa = getattr(optimizer, "kappa", None)
         self.params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.sums: dict[str, dict[str, Tensor]] = {}
-        self.steps = 0
+        self.values: dict[str, dict[str, list[Tensor]]] = {}
 
     def add(self) -> None:
         if self.kappa is None:
             return
-        self.steps += 1
         for name, param in self.params.items():
-            sums = self.sums.setdefault(name, {})
             for axis, kappa in self.kappa(param).items():
-                sums[str(axis)] = sums.get(str(axis), 0) + kappa.double()
+                self.values.setdefault(name, {}).setdefault(str(axis), []).append(kappa)
 
     def means(self) -> dict[str, dict[str, float]]:
         return {
-            name: {axis: s.item() / self.steps for axis, s in sums.items()} for name, sums in self.sums.items() if sums
+            name: {axis: torch.stack(values).double().mean().item() for axis, values in axes.items()}
+            for name, axes in self.values.items()
         }

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from figures import Z_95, label
+from run_results import parting_epoch
 
+FEW_DRAWS = 50  # effective sample size below which the standard error is itself a rough guess
 UNEQUAL_LOSS = 0.1  # relative difference of the final training losses from which the comparison is not at equal loss
 SETTINGS_NOTE = (
     "At finite nβ and γ, λ̂ is not the learning coefficient: it compares solutions measured with the same settings, and "
@@ -24,11 +26,18 @@ class FinalLLC:
 
     optimizer: str
     epoch: int
+    num_epochs: int  # of the run; an LLC of an earlier epoch is not called final
     llc: float | None
     std_error: float | None
     drift: float | None  # estimate from the second half of the draws minus the whole
     train_loss: float | None  # L(w*), nats; the epoch's mean minibatch loss where L(w*) is missing
     num_diverged_chains: int
+    ess: float | None  # effective sample size, draws
+
+    @property
+    def name(self) -> str:
+        """`final LLC`, or which one it is."""
+        return "final LLC" if self.epoch == self.num_epochs else f"LLC after epoch {self.epoch} of {self.num_epochs}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def at(series: Mapping, key: str, epoch: int) -> float | None:
     return number(values[epoch]) if epoch < len(values) else None
 
 
-def final_llc(optimizer: str, series: Mapping) -> FinalLLC | None:
+def final_llc(optimizer: str, series: Mapping, num_epochs: int) -> FinalLLC | None:
     """What stands at the last epoch whose LLC was measured, even where all its chains diverged; None: no such epoch."""
     tried = ("llc", "llc_init_loss", "num_diverged_chains")
     lists = [series.get(key) or () for key in tried]
@@ -119,19 +128,22 @@ def final_llc(optimizer: str, series: Mapping) -> FinalLLC | None:
     return FinalLLC(
         optimizer,
         epoch,
+        num_epochs,
         llc=at(series, "llc", epoch),
         std_error=at(series, "llc_std_error", epoch),
         drift=at(series, "llc_drift", epoch),
         train_loss=at(series, "train_loss", epoch) if loss is None else loss,
         num_diverged_chains=int(at(series, "num_diverged_chains", epoch) or 0),
+        ess=at(series, "llc_ess", epoch),
     )
 
 
 def _verdict(title: str, results: Mapping) -> Verdict:
     optimizers = results["models"][title]["optimizers"]
-    finals = {name: final_llc(name, series) for name, series in optimizers.items()}
+    last = results["config"]["experiment"]["num_epochs"]
+    finals = {name: final_llc(name, series, last) for name, series in optimizers.items()}
     finals = {name: final for name, final in finals.items() if final is not None}
-    warnings = _training_warnings(optimizers, results["config"]["experiment"])
+    warnings = _training_warnings(optimizers, parting_epoch(results["config"]))
     for final in finals.values():
         warnings += _sampling_warnings(final, results["config"]["devinterp"]["num_chains"])
     measured = {name: final for name, final in finals.items() if final.llc is not None}
@@ -145,7 +157,7 @@ def _verdict(title: str, results: Mapping) -> Verdict:
         return Verdict(title, None, obstacle, tuple(text), tuple(warnings), tuple(finals.values()))
     sgd, ngd = measured["sgd"], measured["ngd"]
     difference, interval = _difference(sgd, ngd)
-    direction, headline = _judge(interval)
+    direction, headline = _judge(interval, ngd.name)
     text += [_difference_sentence(difference, interval, sgd, ngd), SETTINGS_NOTE]
     warnings += _comparison_warnings(difference, sgd, ngd)
     return Verdict(
@@ -161,9 +173,8 @@ def _obstacle(measured: Mapping[str, FinalLLC], results: Mapping) -> str | None:
     sgd, ngd = measured["sgd"], measured["ngd"]
     if sgd.epoch != ngd.epoch:
         return f"No comparison: the last LLC is of epoch {sgd.epoch} for SGD, of epoch {ngd.epoch} for NGD."
-    experiment = results["config"]["experiment"]
-    if experiment["experiment_type"] == "swap" and sgd.epoch <= experiment["cut_off_epochs"]:
-        return f"No comparison: no LLC was measured after the swap, and epoch {sgd.epoch} is shared by both."
+    if sgd.epoch <= parting_epoch(results["config"]):
+        return f"No comparison: no LLC was measured after epoch {sgd.epoch}, which both share."
     return None
 
 
@@ -176,16 +187,16 @@ def _difference(sgd: FinalLLC, ngd: FinalLLC) -> tuple[float, tuple[float, float
     return difference, (difference - half_width, difference + half_width)
 
 
-def _judge(interval: tuple[float, float] | None) -> tuple[str | None, str]:
+def _judge(interval: tuple[float, float] | None, name: str) -> tuple[str | None, str]:
     if interval is None:
         return None, "No verdict: a standard error is missing, so the difference has no interval."
     if interval[0] > 0:
         return "higher", (
-            "NGD's final LLC is higher, i.e. its solution is less degenerate at these settings, as published."
+            f"NGD's {name} is higher, i.e. its solution is less degenerate at these settings, as published."
         )
     if interval[1] < 0:
         return "lower", (
-            "NGD's final LLC is lower, i.e. its solution is more degenerate at these settings, opposite to published."
+            f"NGD's {name} is lower, i.e. its solution is more degenerate at these settings, opposite to published."
         )
     return "undetected", (
         "No difference detected: its interval includes 0. In the published runs NGD's final LLC is higher."
@@ -198,17 +209,21 @@ def _statement(measured, results: Mapping) -> str:
         + (f" (drift {_drift(final)})" if final.drift is not None else "")
         for final in measured
     ]
-    return f"Final LLC, mean ± standard error: {'; '.join(parts)}. Sampled with {settings_text(results)}."
+    return f"LLC, mean ± standard error: {'; '.join(parts)}. Sampled with {settings_text(results)}."
 
 
 def _difference_sentence(difference: float, interval, sgd: FinalLLC, ngd: FinalLLC) -> str:
-    losses = f"at final training losses of {_loss(sgd)} (SGD) and {_loss(ngd)} (NGD)"
+    losses = f"at {_final(ngd)}training losses of {_loss(sgd)} (SGD) and {_loss(ngd)} (NGD)"
     if interval is None:
         return f"Difference NGD − SGD: {difference:+.4g}, without an interval, from one training seed, {losses}."
     value, ends = difference_texts(difference, interval)
     return (
         f"Difference NGD − SGD: {value}, 95 % interval from {ends} (sampling error only, one training seed), {losses}."
     )
+
+
+def _final(final: FinalLLC) -> str:
+    return "final " if final.epoch == final.num_epochs else ""
 
 
 def _loss(final: FinalLLC) -> str:
@@ -219,12 +234,11 @@ def _drift(final: FinalLLC) -> str:
     return f"{final.drift:+.{decimals_worth(final.std_error or 1.0)}f}"
 
 
-def _training_warnings(optimizers: Mapping, experiment: Mapping) -> list[str]:
+def _training_warnings(optimizers: Mapping, parting: int) -> list[str]:
     warnings = []
-    swap = experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" else 0
     for name, series in optimizers.items():
         epoch = series.get("diverged_epoch")
-        if epoch is not None and name == "ngd" and epoch <= swap:
+        if epoch is not None and name == "ngd" and epoch <= parting:
             warnings.append(f"NGD never started: the SGD run it was to go on from diverged in epoch {epoch}.")
         elif epoch is not None:
             warnings.append(f"{label(name)} diverged in epoch {epoch}; nothing was measured from that epoch on.")
@@ -241,12 +255,16 @@ def _sampling_warnings(final: FinalLLC, num_chains: int) -> list[str]:
     if final.llc is None:
         return [*warnings, f"{name} has no LLC at epoch {final.epoch}, the last one sampled."]
     if final.std_error is None:
-        warnings.append(f"{name}'s final LLC has no standard error, so no interval can be given.")
+        warnings.append(f"{name}'s {final.name} has no standard error, so no interval can be given.")
     # Doubling the draws, from the first half to the whole, moved the estimate by whole − first half = drift.
     elif final.drift is not None and abs(final.drift) > final.std_error:
         warnings.append(
-            f"{name}'s final LLC is still drifting: the number depends on the draws. The second half of the draws is "
-            f"{_drift(final)} from the whole, beyond the standard error of {final.std_error:#.2g}."
+            f"{name}'s {final.name} is still drifting: the number depends on the draws. The second half of the draws "
+            f"is {_drift(final)} from the whole, beyond the standard error of {final.std_error:#.2g}."
+        )
+    if final.ess is not None and final.ess < FEW_DRAWS:
+        warnings.append(
+            f"{name}: the draws are worth {final.ess:.0f} independent ones, too few to trust the standard error itself."
         )
     return warnings
 
@@ -260,6 +278,7 @@ def _comparison_warnings(difference: float, sgd: FinalLLC, ngd: FinalLLC) -> lis
         largest = max(abs(sgd.train_loss), abs(ngd.train_loss))
         if abs(sgd.train_loss - ngd.train_loss) > UNEQUAL_LOSS * largest:
             warnings.append(
-                f"The final training losses differ ({_loss(sgd)} for SGD, {_loss(ngd)} for NGD): {EQUAL_LOSS_NOTE}"
+                f"The {_final(ngd)}training losses differ ({_loss(sgd)} for SGD, {_loss(ngd)} for NGD): "
+                + EQUAL_LOSS_NOTE
             )
     return warnings

@@ -7,11 +7,8 @@ import math
 
 import numpy as np
 
-METRICS = (
-    "train_loss", "val_loss", "val_accuracy", "update_norm", "llc", "llc_std_error", "llc_drift", "llc_init_loss",
-    "llc_rhat", "llc_ess", "num_diverged_chains", "wbic", "wbic_std_error", "hessian_trace", "hessian_trace_std_error",
-    "num_skipped_updates",
-)  # fmt: skip
+from run_results import SERIES
+
 PARAMETERS = {f"layers.{i}.{part}": axes for i in range(3) for part, axes in (("weight", 2), ("bias", 1))}
 FINAL_LLC = {"sgd": 43.6, "ngd": 55.2}
 FINAL_LOSS = {"sgd": 0.295, "ngd": 0.093}
@@ -51,7 +48,7 @@ def diverge(results, title, optimizer, epoch):
     """Makes `optimizer` stop being finite in `epoch`, in place."""
     series = results["models"][title]["optimizers"][optimizer]
     series["diverged_epoch"] = epoch
-    for key in METRICS:
+    for key in SERIES:
         series[key][epoch:] = [None] * len(series[key][epoch:])
     for by_axis in series["kappa"].values():
         for values in by_axis.values():
@@ -88,7 +85,7 @@ def _series(rng, results, optimizer, traces, title):
     experiment, sampler = results["config"]["experiment"], results["config"]["devinterp"]
     last = experiment["num_epochs"]
     first = experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" and optimizer == "ngd" else 0
-    series = {key: [None] * (last + 1) for key in METRICS}
+    series = {key: [None] * (last + 1) for key in SERIES}
     series["diverged_epoch"] = None
     final = FINAL_LOSS.get(optimizer, 0.2)
     decay = np.exp(-5 * np.arange(last + 1) / last)
@@ -100,7 +97,7 @@ def _series(rng, results, optimizer, traces, title):
         if e > 0:
             size = 0.006 if optimizer == "ngd" else 0.0006
             series["update_norm"][e] = size * math.exp(0.1 * rng.standard_normal())
-        series["num_skipped_updates"][e] = 0
+        series["num_skipped_updates"][e] = series["num_restarts"][e] = 0
     for e in (e for e in measured_epochs(results["config"]) if e >= first):
         trace = _measure(rng, results, series, optimizer, e, float(loss[e]) * 0.97, sampler, experiment["hessian"])
         traces[title, optimizer, e] = trace
@@ -145,5 +142,5 @@ def _kappa(rng, first, last):
 
 
 def _share_checkpoint(optimizers, cut_off):
-    for key in METRICS:
+    for key in SERIES:
         optimizers["ngd"][key][cut_off] = optimizers["sgd"][key][cut_off]

@@ -11,11 +11,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from architectures import FFNN, LeNet5
-from experiment import default_directory, legs, main, model_factories, open_run, run_experiment, train_models
+from experiment import (
+    config_optimizer,
+    default_directory,
+    finish,
+    legs,
+    main,
+    measure_hessian_traces,
+    measure_llcs,
+    model_factories,
+    open_run,
+    run_experiment,
+    train_models,
+)
 from experiment_config import parse_config
-from run_store import Point
+from run_store import Point, RunStore
+from training import evaluate, packed_weights, train, unpack_state
+from utils_hessian_fim import hessian_trace
 
 TITLE = "FFNN 1 HL, 16 HN"
 COMMAND = [sys.executable, str(Path(__file__).resolve().parent.parent / "experiment.py")]
@@ -113,6 +128,73 @@ def test_same_seed_same_numbers_another_seed_others(swap, data_root, tmp_path):
     other = run_small(small_config(data_root, seed=5), tmp_path / "other")
     assert again["models"] == results["models"]
     assert series(other, "sgd")["train_loss"][0] != series(results, "sgd")["train_loss"][0]
+
+
+def weights_at(out: Path, optimizer: str, epoch: int, data_root) -> torch.nn.Module:
+    store = RunStore(out, parse_config(small_config(data_root)).model_dump(mode="json"))
+    model = FFNN(16, 1)
+    model.load_state_dict(packed_weights(store.load_checkpoint(Point(TITLE, optimizer, epoch)).tensors))
+    store.close()
+    return model
+
+
+@pytest.mark.parametrize(("optimizer", "epoch"), [("sgd", 0), ("sgd", 1), ("sgd", 2), ("ngd", 2)])
+def test_measurements_are_of_the_checkpoint_they_stand_at(swap, data_root, mnist, optimizer, epoch):
+    out, results = swap
+    model, s = weights_at(out, optimizer, epoch, data_root), series(results, optimizer)
+    assert s["llc_init_loss"][epoch] == pytest.approx(evaluate(model, mnist.train)[0], rel=1e-6)
+    assert s["val_loss"][epoch] == pytest.approx(evaluate(model, mnist.test)[0], rel=1e-6)
+    chosen = torch.randperm(60000, generator=torch.Generator().manual_seed(0))[:500]
+    images = mnist.train.inputs[chosen], mnist.train.labels[chosen]
+    assert s["hessian_trace"][epoch] == pytest.approx(hessian_trace(model, cross_entropy, images, 3, 0).trace, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "ngd"])
+def test_after_the_swap_each_optimizer_starts_fresh_on_the_shared_weights(swap, data_root, mnist, optimizer):
+    out, results = swap
+    config = parse_config(small_config(data_root))
+    store = RunStore(out, config.model_dump(mode="json"))
+    tensors = store.load_checkpoint(Point(TITLE, "sgd", 1)).tensors
+    store.close()
+    model, generator = FFNN(16, 1), torch.Generator()
+    unpack_state(tensors, model, None, generator)
+    fresh = config_optimizer(config, optimizer, model, after_swap=True)
+    (record,) = train(model, fresh, mnist, 1, 500, generator).records
+    s = series(results, optimizer)
+    assert (record.train_loss, record.val_loss, record.update_norm) == pytest.approx(
+        (s["train_loss"][2], s["val_loss"][2], s["update_norm"][2]), rel=1e-6
+    )
+
+
+def test_a_finished_run_started_again_does_nothing_again(swap, data_root):
+    out, results = swap
+    kept = {path: path.stat().st_mtime_ns for path in (out / "checkpoints").iterdir()}
+    kept[out / "traces.npz"] = (out / "traces.npz").stat().st_mtime_ns
+    again = run_small(small_config(data_root), out)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert again["models"] == results["models"]
+    assert again["environment"] == results["environment"]
+
+
+def test_another_environment_is_recorded_where_work_remains(data_root, tmp_path):
+    config = parse_config(small_config(data_root, measure_epochs="final", hessian=False))
+    open_run(config, tmp_path, "cpu").store.close()
+    run = open_run(config, tmp_path, "cpu")
+    run.results["environment"] |= {"torch": "0.1", "device": "cuda (old)"}
+    run.store.write_results(run.results)
+    later = open_run(config, tmp_path, "cpu").results["environment"]
+    assert later["torch"] == "0.1"
+    assert later["torch, later"] == torch.__version__
+    assert later["device, later"].startswith("cpu")
+
+
+def test_the_report_is_there_before_the_last_measurement(data_root, tmp_path):
+    run = open_run(parse_config(small_config(data_root)), tmp_path, "cpu")
+    train_models(run)
+    assert "This run is not finished" in (tmp_path / "report.html").read_text()
+    measure_llcs(run)
+    measure_hessian_traces(run)
+    assert "This run is not finished" not in finish(run).read_text()
 
 
 def test_standard_starts_both_from_the_same_weights_and_measures_where_asked(standard):
@@ -267,7 +349,9 @@ def test_killed_in_training_and_in_sampling_it_ends_as_an_uninterrupted_run(data
     assert len(checkpoints(killed)) < len(checkpoints(whole)) == 9
     first = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in checkpoints(killed)}
     kill_when([*command, str(killed)], (killed / "traces.npz").exists, tmp_path / "log2")
-    measured = json.loads((killed / "results.json").read_text())
+    with np.load(killed / "traces.npz") as traces:
+        measured = set(traces.files)
+    assert json.loads((killed / "results.json").read_text())["status"] == "running"
     resumed = subprocess.run([*command, str(killed)], check=True, capture_output=True, text=True)
 
     for name, (written, content) in first.items():  # finished epochs were not done again
@@ -276,7 +360,8 @@ def test_killed_in_training_and_in_sampling_it_ends_as_an_uninterrupted_run(data
     assert [p.read_bytes() for p in checkpoints(killed)] == [p.read_bytes() for p in checkpoints(whole)]
     results = [json.loads((out / "results.json").read_text()) for out in (killed, whole)]
     assert results[0]["models"] == results[1]["models"]
-    assert measured["status"] == "running"
+    labels = [f"{TITLE} {optimizer.upper()} epoch {epoch}: LLC" for optimizer, epoch in (("sgd", 0), ("sgd", 5))]
+    assert [label in resumed.stdout for label in labels] == [f"{TITLE}/sgd/0" not in measured, True]
     with np.load(killed / "traces.npz") as a, np.load(whole / "traces.npz") as b:
         assert all(np.array_equal(a[key], b[key], equal_nan=True) for key in b.files)
     assert resumed.stdout.splitlines()[-1] == str(killed / "report.html")
@@ -293,3 +378,17 @@ def test_a_damaged_checkpoint_is_trained_again_to_the_same_numbers(swap, data_ro
     run.store.close()
     assert path.read_bytes() == content
     assert run.results["models"][TITLE]["optimizers"]["ngd"]["train_loss"] == series(results, "ngd")["train_loss"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device in this machine")
+def test_on_cuda_a_resumed_run_equals_an_uninterrupted_one(data_root, tmp_path):
+    config = parse_config(small_config(data_root))
+    run_experiment(config, tmp_path / "whole", device="cuda")
+    run = open_run(config, tmp_path / "parts", "cuda")
+    train_models(run)
+    run.store.close()
+    for path in (tmp_path / "parts" / "checkpoints").glob("*0002*"):
+        path.unlink()
+    run_experiment(config, tmp_path / "parts", device="cuda")
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts")]
+    assert results[0]["models"] == results[1]["models"]

@@ -187,6 +187,7 @@ BAD_VALUES = [
     ("experiment", "eta", "0", "a finite number > 0 and <= 1"),
     ("experiment", "eta", "1.5", "a finite number > 0 and <= 1"),
     ("experiment", "epsilon", "-1e-10", "a finite number >= 0"),
+    ("experiment", "epsilon", "1e+31", "a finite number >= 0 and <= 1e+30"),
     ("experiment", "delta", "1", "a finite number >= 0 and < 1"),
     ("experiment", "ngd_arithmetic", '"float64"', '"stable" or "published"'),
     ("experiment", "momentum", "1", "a finite number >= 0 and < 1"),
@@ -284,6 +285,14 @@ def test_bad_value(tmp_path, section, key, value, allowed, as_list):
         ),
         ({"experiment": {"cut_off_epochs": 0}}, ["experiment.cut_off_epochs: 0 given", "an integer >= 1"]),
         ({"experiment": {"num_epochs": 5}}, ["experiment.cut_off_epochs: 10 given", "experiment.num_epochs 5"]),
+        (
+            {"experiment": {"experiment_type": "standard", "sgd_swap_lr": 0.1}},
+            ["experiment.sgd_swap_lr: 0.1 given", 'experiment.experiment_type "standard"', "allowed there: null"],
+        ),
+        (
+            {"experiment": {"ngd_arithmetic": "published", "eta": 1}},
+            ["experiment.eta: 1 given", 'experiment.ngd_arithmetic "published"', "allowed there: < 1"],
+        ),
         (
             {"experiment": {"momentum": 0}},
             ["experiment.nesterov: true given", "experiment.momentum 0", "allowed there: false"],

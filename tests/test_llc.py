@@ -195,6 +195,20 @@ def test_estimates_are_handed_over_as_they_finish(classifier):
     assert seen[1][1] is estimates[2]
 
 
+@pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.BatchNorm1d(8)])
+def test_a_model_whose_loss_is_not_a_function_of_its_weights_is_refused(classifier, layer):
+    _, data = classifier
+    model = nn.Sequential(nn.Linear(6, 8), layer, nn.Linear(8, 3))
+    with pytest.raises(ValueError, match=f"1 is a {type(layer).__name__}"):
+        estimate_llcs(model, [model.state_dict()], data, FAST, 100)
+
+
+def test_nbeta_of_a_batch_of_one_is_refused(classifier):
+    model, data = classifier
+    with pytest.raises(ValueError, match="at least 2"):
+        estimate_llcs(model, [model.state_dict()], data, FAST, batch_size=1)
+
+
 @pytest.mark.parametrize("batch_size", [0, 401])
 def test_a_batch_must_fit_the_data(classifier, batch_size):
     model, data = classifier

@@ -9,10 +9,11 @@ import re
 import plotly.graph_objects as go
 import pytest
 from markupsafe import Markup
-from synthetic_results import METRICS, diverge, set_final, synthetic_run
+from synthetic_results import diverge, set_final, synthetic_run
 
 import report
 from report import series_csv, verdicts, write_figs_to_html, write_report
+from run_results import SERIES
 
 TITLE = "FFNN 2 HL, 256 HN"
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -164,7 +165,30 @@ def test_a_swap_run_is_not_judged_by_its_shared_checkpoint():
     results, _ = synthetic_run(measured=[10])
     verdict = only_verdict(results)
     assert verdict.direction is None
-    assert "no LLC was measured after the swap" in verdict.headline
+    assert "no LLC was measured after epoch 10, which both share" in verdict.headline
+
+
+def test_a_standard_run_is_not_judged_by_its_shared_initial_weights():
+    results, _ = synthetic_run(kind="standard", measured=[0])
+    verdict = only_verdict(results)
+    assert verdict.direction is None
+    assert "no LLC was measured after epoch 0, which both share" in verdict.headline
+
+
+def test_an_llc_of_an_earlier_epoch_is_not_called_final():
+    results, _ = synthetic_run(measured=[15])
+    verdict = only_verdict(results)
+    assert "LLC after epoch 15 of 20" in verdict.headline
+    assert not any("final" in sentence for sentence in (verdict.headline, *verdict.text, *verdict.warnings))
+
+
+@pytest.mark.parametrize(("ess", "warned"), [(49.0, True), (51.0, False)])
+def test_few_effective_draws_are_said(ess, warned):
+    results, _ = synthetic_run()
+    for optimizer in ("sgd", "ngd"):
+        set_final(results, TITLE, optimizer, llc_ess=500.0)
+    set_final(results, TITLE, "ngd", llc_ess=ess)
+    assert any("independent ones" in warning for warning in only_verdict(results).warnings) == warned
 
 
 def test_skipped_updates_are_said():
@@ -187,10 +211,10 @@ def test_the_csv_equals_the_results():
     assert len(rows) == 2 * 2 * 21
     for row in rows:
         series = results["models"][row["title"]]["optimizers"][row["optimizer"]]
-        for key in METRICS:
+        for key in SERIES:
             expected = series[key][int(row["epoch"])]
             assert row[key] == "" if expected is None else float(row[key]) == expected
-    assert set(rows[0]) == {"title", "optimizer", "epoch", *METRICS}
+    assert set(rows[0]) == {"title", "optimizer", "epoch", *SERIES}
 
 
 # The page
@@ -227,7 +251,7 @@ def test_a_run_that_is_still_going_says_so(tmp_path):
     results["status"] = "running"
     results["timing_s"]["total"] = None
     for series in results["models"][TITLE]["optimizers"].values():
-        for key in METRICS:
+        for key in SERIES:
             series[key][12:] = [None] * 9
     assert "This run is not finished." in write_report(results, traces, tmp_path / "report.html").read_text()
 

@@ -102,11 +102,52 @@ def test_traces_come_back_under_their_points(store):
         np.testing.assert_array_equal(there[point], trace)
 
 
-@pytest.mark.parametrize(("name", "read"), [("results.json", "read_results"), ("traces.npz", "read_traces")])
-def test_unreadable_files_are_named(store, name, read):
-    (store.directory / name).write_bytes(b"{ half a file")
-    with pytest.raises(RunStoreError, match=name):
-        getattr(store, read)()
+@pytest.mark.parametrize("content", [b"{ half a file", b"", b"[]", b'"text"'])
+def test_an_unreadable_results_file_is_named(store, content):
+    (store.directory / "results.json").write_bytes(content)
+    with pytest.raises(RunStoreError, match=r"results\.json cannot be read"):
+        store.read_results()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "text"])
+def test_a_damaged_traces_file_is_named(store, damage):
+    store.write_traces({POINT: np.ones((2, 100))})
+    path = store.directory / "traces.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"flip": bytes(content), "truncate": content[:-40], "empty": b"", "text": b"no archive"}[damage])
+    with pytest.raises(RunStoreError, match=r"traces\.npz cannot be read"):
+        store.read_traces()
+
+
+def test_opening_again_in_one_process_takes_over(tmp_path):
+    """As a notebook does whose cell is run twice while the first store is still alive."""
+    first = RunStore(tmp_path, CONFIG)
+    second = RunStore(tmp_path, CONFIG)
+    second.write_results({"status": "running"})
+    assert first.directory == second.directory
+    second.close()
+
+
+def test_a_key_that_only_the_old_config_has_is_a_difference(tmp_path):
+    RunStore(tmp_path, {"experiment": {"alpha": 0.1, "gone": 3}}).close()
+    with pytest.raises(RunStoreError, match=r"experiment\.gone: 3 there, 'nothing' now"):
+        RunStore(tmp_path, {"experiment": {"alpha": 0.1}})
+
+
+def test_tied_weights_can_be_saved(store):
+    weight = torch.randn(3)
+    store.save_checkpoint(POINT, Checkpoint({"a": weight, "b": weight}, {}))
+    assert torch.equal(store.load_checkpoint(POINT).tensors["b"], weight)
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
+    RunStore(tmp_path, CONFIG).close()
+    left = [tmp_path / ".results.json.abc.partial", tmp_path / "checkpoints" / ".x.safetensors.abc.partial"]
+    for path in left:
+        path.write_bytes(b"half")
+    RunStore(tmp_path, CONFIG).close()
+    assert not any(path.exists() for path in left)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from architectures import FFNN
 from ngd import NGD
-from training import evaluate, train
+from training import evaluate, pack_state, train, unpack_state
 from utils_general import DataSplits, TensorData
 
 BATCH_SIZE = 64
@@ -117,3 +117,51 @@ def test_epochs_are_numbered_from_first_epoch(small):
     )  # fmt: skip
     assert [epoch for epoch, _ in seen] == [4, 5]
     assert seen[1][1] < seen[0][1]
+
+
+def test_kappa_means_are_over_the_steps_that_have_one(small):
+    model, optimizer = model_and(torch.optim.SGD, lr=0.01)
+    shown = iter([{}, {0: torch.tensor(1.0)}, {}, {0: torch.tensor(3.0)}])
+    bias = model.layers[1].bias
+    optimizer.kappa = lambda param: next(shown, {}) if param is bias else {}
+    (record,) = train(model, optimizer, small, 1, 150, shuffling()).records  # four steps
+    assert record.kappa == {"layers.1.bias": {"0": 2.0}}
+
+
+def test_a_models_own_randomness_repeats_with_the_generator(small):
+    def losses(seed):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(784, 10))
+        torch.manual_seed(seed)  # what the global generator happens to be at
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        return [r.train_loss for r in train(model, optimizer, small, 2, BATCH_SIZE, shuffling()).records]
+
+    assert losses(1) == losses(2)
+
+
+def test_restarts_are_counted_in_the_record(small):
+    """The published arithmetic divides by its floor, which is zero at η = 1."""
+    model, optimizer = model_and(NGD, lr=0.01, eta=1.0, arithmetic="published")
+    (record,) = train(model, optimizer, small, 1, BATCH_SIZE, shuffling()).records
+    assert record.num_restarts > 0
+    assert not record.diverged
+
+
+def test_state_dicts_are_kept_unless_told_otherwise(small):
+    model, optimizer = model_and(torch.optim.SGD, lr=0.01)
+    assert len(train(model, optimizer, small, 2, 300, shuffling()).state_dicts) == 2
+    assert train(model, optimizer, small, 2, 300, shuffling(), keep_state_dicts=False).state_dicts == []
+
+
+def test_a_packed_state_goes_on_along_the_same_path(small):
+    model, optimizer = model_and(NGD, lr=0.01, momentum=0.9, alpha=0.1)
+    generator = shuffling()
+    train(model, optimizer, small, 1, BATCH_SIZE, generator)
+    packed = {name: tensor.clone() for name, tensor in pack_state(model, optimizer, generator).items()}
+    (onward,) = train(model, optimizer, small, 1, BATCH_SIZE, generator).records
+
+    other, fresh = model_and(NGD, lr=0.01, momentum=0.9, alpha=0.1)
+    restored = shuffling(99)
+    unpack_state(packed, other, fresh, restored)
+    (resumed,) = train(other, fresh, small, 1, BATCH_SIZE, restored).records
+    assert resumed == onward

@@ -1,0 +1,52 @@
+"""The README tells the truth: its config table, its commands, its examples."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from architectures import FFNN
+from experiment_config import Config
+
+PROJECT = Path(__file__).resolve().parent.parent
+README = (PROJECT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+def test_the_config_table_has_every_key_with_its_default():
+    rows = dict(re.findall(r"^\| `(\w+\.\w+)` \| `([^`]*)` \|", README, flags=re.M))
+    defaults = {
+        f"{section}.{key}": value
+        for section, keys in Config().model_dump(mode="json").items()
+        for key, value in keys.items()
+    }
+    assert rows.keys() == defaults.keys()
+    spelled = {"null": None, "true": True, "false": False}
+    for key, default in defaults.items():
+        assert eval(rows[key], {"__builtins__": {}}, spelled) == default, key
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z]+)", README)) - {"a", "it"}))
+def test_the_make_targets_it_names_exist(target):
+    assert re.search(rf"^{target}:", (PROJECT / "Makefile").read_text(), flags=re.M)
+
+
+def test_the_files_it_names_exist():
+    named = re.findall(r"^\| `([^`]+)`", README.split("## What lies where")[1].split("## Data")[0], flags=re.M)
+    named += re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    for path in named:
+        if "<run>" not in path and path != "path":
+            assert (PROJECT / path).exists(), path
+
+
+def test_the_example_of_an_own_model_is_python():
+    compile(EXAMPLES[0], "README.md", "exec")
+
+
+def test_the_example_of_an_estimate_runs(capsys):
+    torch.manual_seed(0)
+    names = {"model": FFNN(4, 1, (1, 4, 4)), "inputs": torch.randn(200, 1, 4, 4), "labels": torch.randint(10, (200,))}
+    exec(EXAMPLES[1], names)
+    assert names["estimate"].trace.shape == (4, 1000)
+    assert "drift" in capsys.readouterr().out
