@@ -167,7 +167,7 @@ def kappa_figure(title: str, results: Results) -> go.Figure:
 def llc_against_loss_figure(title: str, results: Results) -> go.Figure:
     """LLC with 95 % intervals against the training loss L(w*) in nats, one point an epoch."""
     figure = _figure("LLC against training loss", title)
-    losses, swap = [], _swap_epoch(results)
+    losses, labels, swap = [], [], _swap_epoch(results)
     for optimizer, llc in _measured(title, results, "llc"):
         series = _optimizers(title, results)[optimizer]
         loss, error = _values(series, "llc_init_loss"), _values(series, "llc_std_error")
@@ -177,18 +177,25 @@ def llc_against_loss_figure(title: str, results: Results) -> go.Figure:
         shown = {epochs[-1]} if losses else {epochs[0], swap, epochs[-1]}  # the shared checkpoints are labelled once
         line = _line(loss[epochs], llc[epochs], optimizer, std_error=error[epochs])
         line.line.width = 1
-        line.update(
-            mode="lines+markers+text",
-            text=[f"epoch {e}" if e in shown else "" for e in epochs],
-            textposition=["top right" if e == epochs[-1] else "bottom left" for e in epochs],  # beside a rising curve
-            cliponaxis=False,
-            textfont={"color": _colour(optimizer), "size": 12},
-            customdata=[f"epoch {e}: {h}, loss {loss[e]:.4g}" for e, h in zip(epochs, line.customdata, strict=True)],
-        )
-        figure.add_trace(line)
+        hover = [f"epoch {e}: {h}, loss {loss[e]:.4g}" for e, h in zip(epochs, line.customdata, strict=True)]
+        figure.add_trace(line.update(customdata=hover))
+        # Above the first curve, below the second: the two often run into each other.
+        side = 1 if losses else -1
+        labels += [(loss[e], llc[e], f"epoch {e}", side, _colour(optimizer)) for e in sorted(shown & set(epochs))]
         losses.append(loss[epochs])
     figure.update_layout(hovermode="closest")
-    figure.update_xaxes(title_text="training loss L(w*) (nats, mean over the training set)", **_scale(losses))
+    scale = _scale(losses)
+    for x, y, text, side, colour in labels:
+        place = {"x": math.log10(x) if scale.get("type") == "log" else x, "y": y, "ax": 0, "ay": 56 * side}
+        look = {
+            "arrowcolor": colour,
+            "arrowwidth": 1,
+            "arrowhead": 0,
+            "standoff": 5,
+            "bgcolor": "rgba(255,255,255,0.8)",
+        }
+        figure.add_annotation(text=text, font={"color": colour, "size": 12}, **place, **look)
+    figure.update_xaxes(title_text="training loss L(w*) (nats, mean over the training set)", **scale)
     figure.update_yaxes(title_text=llc_axis(results))
     return figure
 
@@ -391,7 +398,7 @@ def _scale(drawn: list[np.ndarray]) -> dict:
     if not len(values) or values.min() <= 0 or values.max() < 10 * values.min():
         return {}
     if values.max() < 1000 * values.min():
-        return {"type": "log", "dtick": "D2", "tickformat": "~g"}
+        return {"type": "log", "dtick": "D2", "tickformat": "~g" if values.min() >= 1e-4 else "~e"}
     return {"type": "log", "dtick": 1, "tickformat": ".0e"}
 
 

@@ -117,7 +117,8 @@ def estimate_llcs(
         init_loss = _mean_loss(model, data, loss_fn)
         chains = []
         for chain in range(settings.num_chains):
-            description = f"{label} {position + 1}/{len(checkpoints)} chain {chain + 1}/{settings.num_chains}"
+            which = f" {position + 1}/{len(checkpoints)}" if len(checkpoints) > 1 else ""
+            description = f"{label}{which} chain {chain + 1}/{settings.num_chains}"
             seeds = np.random.SeedSequence((settings.seed, checkpoint_id, chain)).generate_state(2)
             with _forked_rng(device, int(seeds[0])):
                 loader = _loader(data, batch_size, int(seeds[1]))

@@ -17,12 +17,17 @@ SETTINGS_NOTE = (
     "At finite nβ and γ, λ̂ is not the learning coefficient: it compares solutions measured with the same settings, and "
     "its value changes with them."
 )
+EQUAL_LOSS_HEADLINES = {
+    "higher": "At equal training loss NGD's LLC is higher.",
+    "lower": "At equal training loss NGD's LLC is lower.",
+    "undetected": "At equal training loss no difference is detected.",
+}
 EQUAL_LOSS_NOTE = "the comparison is not at equal loss; see the figure of LLC against training loss."
 
 
 @dataclass(frozen=True)
-class FinalLLC:
-    """The last LLC measured of one optimizer; what could not be had is None."""
+class MeasuredLLC:
+    """An LLC of one optimizer, as measured at one epoch; what could not be had is None."""
 
     optimizer: str
     epoch: int
@@ -61,7 +66,7 @@ class Verdict:
     headline: str
     text: tuple[str, ...]
     warnings: tuple[str, ...]
-    finals: tuple[FinalLLC, ...]
+    finals: tuple[MeasuredLLC, ...]
     difference: float | None = None
     interval: tuple[float, float] | None = None
 
@@ -116,16 +121,19 @@ def at(series: Mapping, key: str, epoch: int) -> float | None:
     return number(values[epoch]) if epoch < len(values) else None
 
 
-def final_llc(optimizer: str, series: Mapping, num_epochs: int) -> FinalLLC | None:
+def final_llc(optimizer: str, series: Mapping, num_epochs: int) -> MeasuredLLC | None:
     """What stands at the last epoch whose LLC was measured, even where all its chains diverged; None: no such epoch."""
     tried = ("llc", "llc_init_loss", "num_diverged_chains")
     lists = [series.get(key) or () for key in tried]
     epochs = [epoch for values in lists for epoch, value in enumerate(values) if value is not None]
     if not epochs:
         return None
-    epoch = max(epochs)
+    return _llc_at(optimizer, series, max(epochs), num_epochs)
+
+
+def _llc_at(optimizer: str, series: Mapping, epoch: int, num_epochs: int) -> MeasuredLLC:
     loss = at(series, "llc_init_loss", epoch)
-    return FinalLLC(
+    return MeasuredLLC(
         optimizer,
         epoch,
         num_epochs,
@@ -158,14 +166,21 @@ def _verdict(title: str, results: Mapping) -> Verdict:
     sgd, ngd = measured["sgd"], measured["ngd"]
     difference, interval = _difference(sgd, ngd)
     direction, headline = _judge(interval, ngd.name)
-    text += [_difference_sentence(difference, interval, sgd, ngd), SETTINGS_NOTE]
+    text.append(_difference_sentence(difference, interval, sgd, ngd))
+    pair = _at_equal_loss(title, results, sgd, ngd)
+    if pair and interval is not None:
+        equal_difference, equal_interval = _difference(*pair)
+        equal_direction, _ = _judge(equal_interval, "")
+        headline += f" {EQUAL_LOSS_HEADLINES[equal_direction]}"
+        text.append("At equal training loss: " + _pair_sentence(equal_difference, equal_interval, *pair))
+    text.append(SETTINGS_NOTE)
     warnings += _comparison_warnings(difference, sgd, ngd)
     return Verdict(
         title, direction, headline, tuple(text), tuple(warnings), tuple(finals.values()), difference, interval
     )
 
 
-def _obstacle(measured: Mapping[str, FinalLLC], results: Mapping) -> str | None:
+def _obstacle(measured: Mapping[str, MeasuredLLC], results: Mapping) -> str | None:
     """Why NGD and SGD cannot be compared, or None where they can."""
     missing = [name for name in ("sgd", "ngd") if name not in measured]
     if missing:
@@ -178,7 +193,31 @@ def _obstacle(measured: Mapping[str, FinalLLC], results: Mapping) -> str | None:
     return None
 
 
-def _difference(sgd: FinalLLC, ngd: FinalLLC) -> tuple[float, tuple[float, float] | None]:
+def _at_equal_loss(
+    title: str, results: Mapping, sgd: MeasuredLLC, ngd: MeasuredLLC
+) -> tuple[MeasuredLLC, MeasuredLLC] | None:
+    """(SGD, NGD) of nearly the same training loss, where the last ones differ in it; None: there is no such pair.
+
+    The optimizer that got less far stays at its last epoch; of the other, the epoch of the nearest loss is taken.
+    """
+    if sgd.train_loss is None or ngd.train_loss is None or not _is_unequal(sgd.train_loss, ngd.train_loss):
+        return None
+    behind, ahead = (sgd, ngd) if sgd.train_loss > ngd.train_loss else (ngd, sgd)
+    series = results["models"][title]["optimizers"][ahead.optimizer]
+    epochs = range(parting_epoch(results["config"]) + 1, ahead.epoch)
+    candidates = [_llc_at(ahead.optimizer, series, epoch, ahead.num_epochs) for epoch in epochs]
+    candidates = [c for c in candidates if None not in (c.llc, c.std_error, c.train_loss)]
+    nearest = min(candidates, key=lambda c: abs(c.train_loss - behind.train_loss), default=None)
+    if nearest is None or _is_unequal(nearest.train_loss, behind.train_loss):
+        return None
+    return (behind, nearest) if behind is sgd else (nearest, behind)
+
+
+def _is_unequal(a: float, b: float) -> bool:
+    return abs(a - b) > UNEQUAL_LOSS * max(abs(a), abs(b))
+
+
+def _difference(sgd: MeasuredLLC, ngd: MeasuredLLC) -> tuple[float, tuple[float, float] | None]:
     """NGD − SGD and its 95 % interval, from two independent standard errors; no interval without both."""
     difference = ngd.llc - sgd.llc
     if sgd.std_error is None or ngd.std_error is None:
@@ -212,7 +251,7 @@ def _statement(measured, results: Mapping) -> str:
     return f"LLC, mean ± standard error: {'; '.join(parts)}. Sampled with {settings_text(results)}."
 
 
-def _difference_sentence(difference: float, interval, sgd: FinalLLC, ngd: FinalLLC) -> str:
+def _difference_sentence(difference: float, interval, sgd: MeasuredLLC, ngd: MeasuredLLC) -> str:
     losses = f"at {_final(ngd)}training losses of {_loss(sgd)} (SGD) and {_loss(ngd)} (NGD)"
     if interval is None:
         return f"Difference NGD − SGD: {difference:+.4g}, without an interval, from one training seed, {losses}."
@@ -222,15 +261,27 @@ def _difference_sentence(difference: float, interval, sgd: FinalLLC, ngd: FinalL
     )
 
 
-def _final(final: FinalLLC) -> str:
+def _pair_sentence(difference: float, interval, sgd: MeasuredLLC, ngd: MeasuredLLC) -> str:
+    value, ends = difference_texts(difference, interval)
+    parts = [
+        f"{label(m.optimizer)} {with_error(m.llc, m.std_error)} after epoch {m.epoch} (loss {_loss(m)})"
+        for m in (sgd, ngd)
+    ]
+    return (
+        f"{'; '.join(parts)}; difference NGD − SGD {value}, 95 % interval from {ends} "
+        "(sampling error only, one training seed)."
+    )
+
+
+def _final(final: MeasuredLLC) -> str:
     return "final " if final.epoch == final.num_epochs else ""
 
 
-def _loss(final: FinalLLC) -> str:
+def _loss(final: MeasuredLLC) -> str:
     return "unknown" if final.train_loss is None else f"{final.train_loss:#.3g}"
 
 
-def _drift(final: FinalLLC) -> str:
+def _drift(final: MeasuredLLC) -> str:
     return f"{final.drift:+.{decimals_worth(final.std_error or 1.0)}f}"
 
 
@@ -248,7 +299,7 @@ def _training_warnings(optimizers: Mapping, parting: int) -> list[str]:
     return warnings
 
 
-def _sampling_warnings(final: FinalLLC, num_chains: int) -> list[str]:
+def _sampling_warnings(final: MeasuredLLC, num_chains: int) -> list[str]:
     name, warnings = label(final.optimizer), []
     if final.num_diverged_chains:
         warnings.append(f"{name}: {final.num_diverged_chains} of {num_chains} chains diverged at epoch {final.epoch}.")
@@ -269,16 +320,13 @@ def _sampling_warnings(final: FinalLLC, num_chains: int) -> list[str]:
     return warnings
 
 
-def _comparison_warnings(difference: float, sgd: FinalLLC, ngd: FinalLLC) -> list[str]:
+def _comparison_warnings(difference: float, sgd: MeasuredLLC, ngd: MeasuredLLC) -> list[str]:
     warnings = []
     drift = max(abs(sgd.drift or 0), abs(ngd.drift or 0))
     if drift >= abs(difference) > 0:
         warnings.append("The drift is as large as the difference: more draws could change its sign.")
-    if sgd.train_loss is not None and ngd.train_loss is not None:
-        largest = max(abs(sgd.train_loss), abs(ngd.train_loss))
-        if abs(sgd.train_loss - ngd.train_loss) > UNEQUAL_LOSS * largest:
-            warnings.append(
-                f"The {_final(ngd)}training losses differ ({_loss(sgd)} for SGD, {_loss(ngd)} for NGD): "
-                + EQUAL_LOSS_NOTE
-            )
+    if None not in (sgd.train_loss, ngd.train_loss) and _is_unequal(sgd.train_loss, ngd.train_loss):
+        warnings.append(
+            f"The {_final(ngd)}training losses differ ({_loss(sgd)} for SGD, {_loss(ngd)} for NGD): {EQUAL_LOSS_NOTE}"
+        )
     return warnings

@@ -19,7 +19,7 @@ from run_store import RunStore
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHOWN = ("loss", "llc", "running-mean", "hessian-trace", "llc-against-loss")
-WIDTH = 1000  # pixels
+WIDTH, MARGIN = 1000, 12  # pixels
 
 
 def main(directory: Path) -> None:
@@ -33,7 +33,7 @@ def main(directory: Path) -> None:
     DOCS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": 800})
+        page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
         for key, caption, figure in figures:
             html = write_figs_to_html([(key, caption, figure)], Path(folder) / f"{key}.html", title)
             page.goto(html.as_uri())
@@ -41,7 +41,10 @@ def main(directory: Path) -> None:
             drawn.scroll_into_view_if_needed()
             page.wait_for_selector(".js-plotly-plot .plot-container")
             page.wait_for_timeout(500)  # transitions
-            drawn.screenshot(path=DOCS / f"{key}.png")
+            box = drawn.bounding_box()
+            margin = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN}
+            size = {"width": box["width"] + 2 * MARGIN, "height": box["height"] + 2 * MARGIN}
+            page.screenshot(path=DOCS / f"{key}.png", clip=margin | size)
             print(DOCS / f"{key}.png")
         browser.close()
 

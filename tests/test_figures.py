@@ -148,7 +148,11 @@ def test_llc_against_loss_has_one_point_an_epoch_and_few_labels(run, drawn):
     (sgd,) = named(drawn["llc-against-loss"], "SGD")
     np.testing.assert_array_equal(sgd.x, series(results, "sgd")["llc_init_loss"])
     np.testing.assert_array_equal(sgd.y, series(results, "sgd")["llc"])
-    assert [text for text in sgd.text if text] == ["epoch 0", "epoch 10", "epoch 20"]
+    labels = [(a.text, a.font.color, a.y) for a in drawn["llc-against-loss"].layout.annotations]
+    llc = {name: series(results, name)["llc"] for name in ("sgd", "ngd")}
+    assert labels == [(f"epoch {e}", COLOURS["sgd"], llc["sgd"][e]) for e in (0, 10, 20)] + [
+        ("epoch 20", COLOURS["ngd"], llc["ngd"][20])
+    ]
     assert sgd.customdata[7].startswith("epoch 7: ")
 
 

@@ -94,6 +94,40 @@ def test_unequal_training_losses_are_said(sgd_loss, warned):
     assert any("not at equal loss" in warning for warning in only_verdict(results).warnings) == warned
 
 
+def equal_loss_run(ngd_llc, ngd_loss=0.101):
+    """SGD ends at loss 0.1; NGD passes there in epoch 15 with `ngd_llc` ± 1 and ends at 0.02 with 55 ± 0.4."""
+    results, _ = run_with((43.0, 1.0), (55.0, 0.4))
+    sgd, ngd = (results["models"][TITLE]["optimizers"][name] for name in ("sgd", "ngd"))
+    sgd["llc_init_loss"][20] = 0.1
+    for epoch in range(11, 20):
+        ngd["llc_init_loss"][epoch] = 0.5 if epoch < 15 else 0.03
+    ngd["llc_init_loss"][15], ngd["llc"][15], ngd["llc_std_error"][15] = ngd_loss, ngd_llc, 1.0
+    ngd["llc_init_loss"][20] = 0.02
+    return only_verdict(results)
+
+
+@pytest.mark.parametrize(
+    ("ngd_llc", "words"), [(44.0, "no difference is detected"), (50.0, "is higher"), (38.0, "is lower")]
+)
+def test_the_optimizers_are_compared_at_equal_loss_where_both_passed_it(ngd_llc, words):
+    verdict = equal_loss_run(ngd_llc)
+    assert verdict.direction == "higher"
+    assert verdict.headline.endswith(f"{words}.")
+    (sentence,) = [text for text in verdict.text if text.startswith("At equal training loss")]
+    assert "SGD 43.0 ± 1.0 after epoch 20 (loss 0.100); NGD" in sentence
+    assert "after epoch 15 (loss 0.101)" in sentence
+    assert "sampling error only, one training seed" in sentence
+    half = 1.96 * math.sqrt(2)
+    low, high = ngd_llc - 43 - half, ngd_llc - 43 + half
+    assert f"{ngd_llc - 43:+.1f}, 95 % interval from {low:.1f} to {high:.1f}" in sentence
+
+
+def test_without_an_epoch_of_near_loss_nothing_is_said_of_equal_loss():
+    verdict = equal_loss_run(44.0, ngd_loss=0.12)
+    assert not any("At equal" in text for text in (verdict.headline, *verdict.text))
+    assert any("not at equal loss" in warning for warning in verdict.warnings)
+
+
 def test_drift_beyond_the_standard_error_is_said():
     results, _ = run_with((43.0, 0.5), (55.0, 0.5))
     set_final(results, TITLE, "sgd", llc_drift=-0.6)
