@@ -25,9 +25,10 @@ OVERLAPS = """figure => {
     const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
         && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
     const plot = ".nsewdrag", xtitle = ".xtitle, .x2title", ytitle = ".ytitle, .y2title";
+    const note = ".annotation:not(:has(.annotation-arrow-g))";  // one with an arrow points at a curve, inside the plot
     const xtick = ".xtick text, .x2tick text", ytick = ".ytick text, .y2tick text";
     const pairs = [[".legend", plot], [".legend", xtitle], [".legend", xtick], [".gtitle", plot],
-        [".gtitle", ".annotation"], [".annotation", plot], [xtitle, plot], [ytitle, plot], [xtitle, xtick],
+        [".gtitle", ".annotation"], [note, plot], [xtitle, plot], [ytitle, plot], [xtitle, xtick],
         [ytitle, ytick]];
     return pairs.filter(([a, b]) => boxes(a).some((p) => boxes(b).some((q) => meet(p, q)))).map(String);
 }"""
