@@ -10,6 +10,7 @@ QUIET_BARS := TQDM_MININTERVAL=10
 .DEFAULT_GOAL := help
 
 run: venv  ## execute the notebook with CONFIG and print the report's path
+	test -f "$(CONFIG)"
 	mkdir -p build
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_ngd_sgd.ipynb build/eval_ngd_sgd.ipynb --cwd experiments \
 		--log-output --no-progress-bar -p config_path "$$(realpath "$(CONFIG)")"

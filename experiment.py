@@ -34,7 +34,7 @@ from tqdm import tqdm
 from architectures import DLNN, FFNN, LeNet5, num_parameters
 from data_files import DataError
 from experiment_config import Config, ConfigError, load_config
-from llc import estimate_llcs, resolve_nbeta
+from llc import estimate_llcs, refuse_random_forward, resolve_nbeta
 from ngd import NGD
 from report import write_report
 from run_results import (
@@ -131,14 +131,16 @@ def open_run(
 
     Args:
         config: From `load_config`.
-        out: Run directory; None for `default_directory(config)`.
+        out: Run directory; None for `default_directory(config)`. It knows the config, not your code: after changing a
+            model or an optimizer of your own, name another.
         device: `"cpu"`, `"cuda"` or `"auto"` (CUDA where there is one).
         models: Title → function that builds a model of your own, in place of the config's.
         make_optimizer: Function of (`"sgd"` or `"ngd"`, model, after_swap) that makes an optimizer of your own in place
             of the config's. A restart brings back its `state`, not what it keeps in its parameter groups.
 
     Raises:
-        ValueError: `models` or `make_optimizer` without `out`: the config no longer tells such runs apart.
+        ValueError: `models` or `make_optimizer` without `out`: the config no longer tells such runs apart. Or a model
+            with dropout or batch statistics, whose LLC is not defined.
         DeviceError: CUDA was asked for and there is none.
         data_files.DataError: The data set cannot be had.
         run_store.RunStoreError: The directory cannot be used, or holds a run with another config.
@@ -156,7 +158,13 @@ def open_run(
         nbeta = resolve_nbeta(config.devinterp.nbeta, config.data.batch_size, num_samples)
         results = store.read_results() or new_results(settings, nbeta, num_samples)
         for title, factory in models.items():
-            add_model(results, title, num_parameters(factory()))
+            model = factory()
+            refuse_random_forward(model)
+            add_model(results, title, num_parameters(model))
+        if unknown := results["models"].keys() - models.keys():
+            raise RunStoreError(
+                f"{store.directory} holds a run of other models ({', '.join(unknown)}); name another one"
+            )
         _note_environment(results, device)
         run = Run(config, store, data, device, models, make_optimizer or partial(config_optimizer, config), results)
         run.traces = store.read_traces()
@@ -286,7 +294,10 @@ def measure_hessian_traces(run: Run) -> None:
 
 
 def finish(run: Run) -> Path:
-    """Writes the report, marks the run complete, gives its directory free, and returns the report's path."""
+    """Writes the report, marks the run complete, gives its directory free, and returns the report's path.
+
+    Call it last: what was not measured by then is missing from a report that calls itself finished.
+    """
     run.results["status"] = "complete"
     report = _write_report(run)
     run.store.write_results(run.results)
@@ -351,7 +362,7 @@ def _timed(run: Run, phase: str) -> Iterator[Callable[[], None]]:
 
 
 def _note_environment(results: dict[str, Any], device: torch.device) -> None:
-    """Records what the run is computed with; a run that goes on with something else shows both, by start."""
+    """Records what the run is computed with; of one that goes on with something else, the first and the latest."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -26,7 +26,7 @@ from devinterp.slt.llc import LLCEstimator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -103,7 +103,7 @@ def estimate_llcs(
     inputs, _ = data
     if not 1 <= batch_size <= len(inputs):
         raise ValueError(f"batch_size = {batch_size}, allowed: 1 to the number of samples, {len(inputs)}")
-    _refuse_random_forward(model)
+    refuse_random_forward(model)
     ids = range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids
     nbeta = resolve_nbeta(settings.nbeta, batch_size, len(inputs))
     device = next(model.parameters()).device
@@ -169,10 +169,14 @@ def _diagnosis(statistic: Callable, losses: Float[np.ndarray, "chains draws"], *
     return float(value) if np.isfinite(value) else None
 
 
-def _refuse_random_forward(model: nn.Module) -> None:
-    """devinterp samples in training mode, where these layers make the loss more than a function of the weights."""
+def refuse_random_forward(model: nn.Module) -> None:
+    """Raises ValueError for dropout and running batch statistics: L(w) would then be more than a function of w.
+
+    devinterp samples in training mode. Randomness written into a forward pass by hand is not seen here.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, (_DropoutNd, _NormBase)):
+        dropout = isinstance(module, _DropoutNd) and module.p > 0
+        if dropout or isinstance(module, _BatchNorm) or getattr(module, "track_running_stats", False):
             raise ValueError(
                 f"the model's {name or 'module'} is a {type(module).__name__}: its forward pass in training mode is "
                 "random or keeps batch statistics, so there is no loss L(w) to sample; replace it by a fixed layer"

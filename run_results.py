@@ -3,7 +3,7 @@
 Functions on the plain dict that is written as JSON. Every series is a list indexed by epoch, None where not measured.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 from run_store import Point
@@ -32,7 +32,7 @@ def new_results(config: dict[str, Any], nbeta: float, train_size: int) -> dict[s
 
 
 def add_model(results: dict[str, Any], title: str, num_parameters: int) -> None:
-    """Makes room for a model, and for series that an older version of the file lacks."""
+    """Makes room for a model; what is there already stays."""
     model = results["models"].setdefault(title, {"num_parameters": num_parameters, "optimizers": {}})
     for name in optimizers(results["config"]):
         series = model["optimizers"].setdefault(name, {"kappa": {}, "diverged_epoch": None})
@@ -57,7 +57,7 @@ def series_of(results: dict[str, Any], point: Point) -> dict[str, Any]:
     return results["models"][point.title]["optimizers"][point.optimizer]
 
 
-def put(results: dict[str, Any], point: Point, findings: dict[str, Any]) -> None:
+def _put(results: dict[str, Any], point: Point, findings: dict[str, Any]) -> None:
     """Puts values into every series that shows `point`'s checkpoint: all optimizers' where it is the shared one."""
     shared = point.epoch == parting_epoch(results["config"])
     for name in optimizers(results["config"]) if shared else (point.optimizer,):
@@ -68,7 +68,7 @@ def put(results: dict[str, Any], point: Point, findings: dict[str, Any]) -> None
 
 def put_record(results: dict[str, Any], point: Point, record: dict[str, Any]) -> None:
     """Puts what was recorded of an epoch of training (`training.EpochRecord` as a dict)."""
-    put(results, point, {key: record[key] for key in RECORD_SERIES})
+    _put(results, point, {key: record[key] for key in RECORD_SERIES})
     series = series_of(results, point)
     if record["diverged"]:
         series["diverged_epoch"] = point.epoch
@@ -81,20 +81,20 @@ def put_record(results: dict[str, Any], point: Point, record: dict[str, Any]) ->
 def put_llc(results: dict[str, Any], point: Point, estimate) -> None:
     """Puts an `llc.LLCEstimate`."""
     findings = {key: getattr(estimate, attribute) for key, attribute in LLC_SERIES.items()}
-    put(results, point, findings | {"num_diverged_chains": int(estimate.diverged.sum())})
+    _put(results, point, findings | {"num_diverged_chains": int(estimate.diverged.sum())})
 
 
 def put_hessian_trace(results: dict[str, Any], point: Point, estimate) -> None:
     """Puts a `utils_hessian_fim.HessianTrace`."""
-    put(results, point, {key: getattr(estimate, attribute) for key, attribute in HESSIAN_SERIES.items()})
+    _put(results, point, {key: getattr(estimate, attribute) for key, attribute in HESSIAN_SERIES.items()})
 
 
-def points_to_measure(results: dict[str, Any], title: str) -> Iterable[Point]:
+def points_to_measure(results: dict[str, Any], title: str) -> Iterator[Point]:
     """The checkpoints that the config wants measured and training reached, by epoch, a shared one once."""
     experiment = results["config"]["experiment"]
     wanted, last = experiment["measure_epochs"], experiment["num_epochs"]
     names = optimizers(results["config"])
-    for epoch in {"all": range(last + 1), "final": [last]}[wanted] if isinstance(wanted, str) else wanted:
+    for epoch in {"all": range(last + 1), "final": [last]}[wanted] if isinstance(wanted, str) else sorted(wanted):
         for name in names[:1] if epoch == parting_epoch(results["config"]) else names:
             point = Point(title, name, epoch)
             if series_of(results, point)["val_loss"][epoch] is not None:

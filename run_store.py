@@ -18,7 +18,7 @@ import weakref
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -70,26 +70,32 @@ class RunStore:
 
     def __init__(self, directory: str | os.PathLike, config: dict[str, Any]):
         self.directory = Path(directory)
-        self._claim()
-        self._keep_config(config)
-        (self.directory / "checkpoints").mkdir(exist_ok=True)
-
-    def _claim(self) -> None:
-        """Takes the directory for this store; the lock goes when the process ends, however it ends."""
-        if (earlier := _OPEN.get(self.directory.resolve())) is not None:
-            earlier.close()  # a notebook that opens its run again
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.directory.iterdir()}
             if names and not names & {"config.json", ".lock"}:
                 raise RunStoreError(f"{self.directory} is neither empty nor a run directory; name another one")
-            self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115 – held until the store is closed
+            self._check_config(config)  # before the lock: a store that is refused takes nothing from another
+            self._lock = self._claim()
         except OSError as error:
             raise RunStoreError(f"cannot write the run directory {self.directory}: {error.strerror}") from error
+        _OPEN[self.directory.resolve()] = self
+        (self.directory / "checkpoints").mkdir(exist_ok=True)
+        for folder in (self.directory, self.directory / "checkpoints"):
+            for partial in folder.glob(f".*{PARTIAL}"):  # what a kill left half written
+                partial.unlink(missing_ok=True)
+        if not (self.directory / "config.json").exists():
+            write_atomically(self.directory / "config.json", json.dumps(config, indent=2).encode())
+
+    def _claim(self) -> IO:
+        """Takes the directory for this store; the lock goes when the process ends, however it ends."""
+        if (earlier := _OPEN.get(self.directory.resolve())) is not None:
+            earlier.close()  # a notebook that opens its run again
+        lock = open(self.directory / ".lock", "w")  # noqa: SIM115 – held until the store is closed
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self._lock.close()
+            lock.close()
             raise RunStoreError(
                 f"{self.directory} is in use by another process; wait for it or name another"
             ) from error
@@ -97,32 +103,26 @@ class RunStore:
             warnings.warn(
                 f"{self.directory} cannot be locked ({error.strerror}): start one run in it at a time", stacklevel=4
             )
-        _OPEN[self.directory.resolve()] = self
-        for folder in (self.directory, self.directory / "checkpoints"):
-            for partial in folder.glob(f".*{PARTIAL}"):  # what a kill left half written
-                partial.unlink(missing_ok=True)
+        return lock
 
     def close(self) -> None:
         """Gives the directory free for another process."""
         self._lock.close()
 
-    def _keep_config(self, config: dict[str, Any]) -> None:
+    def _check_config(self, config: dict[str, Any]) -> None:
         path = self.directory / "config.json"
-        if not path.exists():
-            write_atomically(path, json.dumps(config, indent=2).encode())
+        if not path.exists() or (there := _read_json(path)) == config:
             return
-        there = _read_json(path)
-        if there != config:
-            old, new = _flat(there), _flat(config)
-            changed = "; ".join(
-                f"{key}: {old.get(key, 'nothing')!r} there, {new.get(key, 'nothing')!r} now"
-                for key in sorted(old.keys() | new.keys())
-                if old.get(key) != new.get(key)
-            )
-            raise RunStoreError(
-                f"{self.directory} holds a run with another config ({changed}); "
-                "name another directory or restore the config"
-            )
+        old, new = _flat(there), _flat(config)
+        changed = "; ".join(
+            f"{key}: {old.get(key, 'nothing')!r} there, {new.get(key, 'nothing')!r} now"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key)
+        )
+        raise RunStoreError(
+            f"{self.directory} holds a run with another config ({changed}); "
+            "name another directory or restore the config"
+        )
 
     def checkpoint_path(self, point: Point) -> Path:
         return self.directory / "checkpoints" / point.file_name

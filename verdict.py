@@ -6,13 +6,15 @@ never says more than the numbers: the interval holds sampling error only, and ev
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from figures import Z_95, label
 from run_results import parting_epoch
 
 FEW_DRAWS = 50  # effective sample size below which the standard error is itself a rough guess
-UNEQUAL_LOSS = 0.1  # relative difference of the final training losses from which the comparison is not at equal loss
+UNEQUAL_LOSS = 0.1  # relative difference of two training losses from which they do not count as equal
+NEAR_EPOCHS = 1.5  # ratio of two epochs' training losses up to which the LLC between them is interpolated
 SETTINGS_NOTE = (
     "At finite nβ and γ, λ̂ is not the learning coefficient: it compares solutions measured with the same settings, and "
     "its value changes with them."
@@ -20,7 +22,7 @@ SETTINGS_NOTE = (
 EQUAL_LOSS_HEADLINES = {
     "higher": "At equal training loss NGD's LLC is higher.",
     "lower": "At equal training loss NGD's LLC is lower.",
-    "undetected": "At equal training loss no difference is detected.",
+    "undetected": "At equal training loss these error bars show no difference.",
 }
 EQUAL_LOSS_NOTE = "the comparison is not at equal loss; see the figure of LLC against training loss."
 
@@ -165,16 +167,17 @@ def _verdict(title: str, results: Mapping) -> Verdict:
         return Verdict(title, None, obstacle, tuple(text), tuple(warnings), tuple(finals.values()))
     sgd, ngd = measured["sgd"], measured["ngd"]
     difference, interval = _difference(sgd, ngd)
-    direction, headline = _judge(interval, ngd.name)
+    direction = _direction(interval)
+    headline = _headline(direction, ngd.name)
     text.append(_difference_sentence(difference, interval, sgd, ngd))
-    pair = _at_equal_loss(title, results, sgd, ngd)
-    if pair and interval is not None:
-        equal_difference, equal_interval = _difference(*pair)
-        equal_direction, _ = _judge(equal_interval, "")
-        headline += f" {EQUAL_LOSS_HEADLINES[equal_direction]}"
-        text.append("At equal training loss: " + _pair_sentence(equal_difference, equal_interval, *pair))
-    text.append(SETTINGS_NOTE)
     warnings += _comparison_warnings(difference, sgd, ngd)
+    if pair := _at_equal_loss(title, results, sgd, ngd):
+        equal_difference, equal_interval = _difference(*pair)
+        headline += f" {EQUAL_LOSS_HEADLINES[_direction(equal_interval)]}"
+        text.append(_pair_sentence(equal_difference, equal_interval, *pair))
+        if _drift_exceeds(equal_difference, *pair):
+            warnings.append("At equal training loss, too, the drift is as large as the difference.")
+    text.append(SETTINGS_NOTE)
     return Verdict(
         title, direction, headline, tuple(text), tuple(warnings), tuple(finals.values()), difference, interval
     )
@@ -196,21 +199,37 @@ def _obstacle(measured: Mapping[str, MeasuredLLC], results: Mapping) -> str | No
 def _at_equal_loss(
     title: str, results: Mapping, sgd: MeasuredLLC, ngd: MeasuredLLC
 ) -> tuple[MeasuredLLC, MeasuredLLC] | None:
-    """(SGD, NGD) of nearly the same training loss, where the last ones differ in it; None: there is no such pair.
+    """(SGD, NGD) at one training loss, where the last ones differ in it; None: they do not, or none can be had.
 
-    The optimizer that got less far stays at its last epoch; of the other, the epoch of the nearest loss is taken.
+    The optimizer that got less far stays at its last epoch. The other's LLC is interpolated, in the logarithm of the
+    loss, between the two epochs where it last passed that loss.
     """
-    if sgd.train_loss is None or ngd.train_loss is None or not _is_unequal(sgd.train_loss, ngd.train_loss):
+    if None in (sgd.train_loss, ngd.train_loss, sgd.std_error, ngd.std_error):
+        return None
+    if not _is_unequal(sgd.train_loss, ngd.train_loss):
         return None
     behind, ahead = (sgd, ngd) if sgd.train_loss > ngd.train_loss else (ngd, sgd)
     series = results["models"][title]["optimizers"][ahead.optimizer]
-    epochs = range(parting_epoch(results["config"]) + 1, ahead.epoch)
-    candidates = [_llc_at(ahead.optimizer, series, epoch, ahead.num_epochs) for epoch in epochs]
-    candidates = [c for c in candidates if None not in (c.llc, c.std_error, c.train_loss)]
-    nearest = min(candidates, key=lambda c: abs(c.train_loss - behind.train_loss), default=None)
-    if nearest is None or _is_unequal(nearest.train_loss, behind.train_loss):
-        return None
-    return (behind, nearest) if behind is sgd else (nearest, behind)
+    epochs = range(parting_epoch(results["config"]), ahead.epoch + 1)
+    measured = [_llc_at(ahead.optimizer, series, epoch, ahead.num_epochs) for epoch in epochs]
+    measured = [m for m in measured if None not in (m.llc, m.std_error, m.train_loss)]
+    for before, after in reversed(list(pairwise(measured))):
+        if before.train_loss >= behind.train_loss > after.train_loss > before.train_loss / NEAR_EPOCHS:
+            there = _interpolated(before, after, behind.train_loss)
+            return (behind, there) if behind is sgd else (there, behind)
+    return None
+
+
+def _interpolated(before: MeasuredLLC, after: MeasuredLLC, loss: float) -> MeasuredLLC:
+    """The LLC between two epochs at a training loss between theirs; their sampling errors are independent."""
+    share = math.log(before.train_loss / loss) / math.log(before.train_loss / after.train_loss)
+    return replace(
+        after,
+        llc=(1 - share) * before.llc + share * after.llc,
+        std_error=math.hypot((1 - share) * before.std_error, share * after.std_error),
+        drift=(1 - share) * (before.drift or 0) + share * (after.drift or 0),
+        train_loss=loss,
+    )
 
 
 def _is_unequal(a: float, b: float) -> bool:
@@ -226,20 +245,21 @@ def _difference(sgd: MeasuredLLC, ngd: MeasuredLLC) -> tuple[float, tuple[float,
     return difference, (difference - half_width, difference + half_width)
 
 
-def _judge(interval: tuple[float, float] | None, name: str) -> tuple[str | None, str]:
+def _direction(interval: tuple[float, float] | None) -> str | None:
     if interval is None:
-        return None, "No verdict: a standard error is missing, so the difference has no interval."
-    if interval[0] > 0:
-        return "higher", (
-            f"NGD's {name} is higher, i.e. its solution is less degenerate at these settings, as published."
-        )
-    if interval[1] < 0:
-        return "lower", (
-            f"NGD's {name} is lower, i.e. its solution is more degenerate at these settings, opposite to published."
-        )
-    return "undetected", (
-        "No difference detected: its interval includes 0. In the published runs NGD's final LLC is higher."
-    )
+        return None
+    return "higher" if interval[0] > 0 else "lower" if interval[1] < 0 else "undetected"
+
+
+def _headline(direction: str | None, name: str) -> str:
+    return {
+        None: "No verdict: a standard error is missing, so the difference has no interval.",
+        "higher": f"NGD's {name} is higher, i.e. its solution is less degenerate at these settings, as published.",
+        "lower": f"NGD's {name} is lower, i.e. its solution is more degenerate at these settings, "
+        "opposite to published.",
+        "undetected": "No difference detected: its interval includes 0. "
+        "In the published runs NGD's final LLC is higher.",
+    }[direction]
 
 
 def _statement(measured, results: Mapping) -> str:
@@ -263,12 +283,10 @@ def _difference_sentence(difference: float, interval, sgd: MeasuredLLC, ngd: Mea
 
 def _pair_sentence(difference: float, interval, sgd: MeasuredLLC, ngd: MeasuredLLC) -> str:
     value, ends = difference_texts(difference, interval)
-    parts = [
-        f"{label(m.optimizer)} {with_error(m.llc, m.std_error)} after epoch {m.epoch} (loss {_loss(m)})"
-        for m in (sgd, ngd)
-    ]
+    parts = [f"{label(m.optimizer)} {with_error(m.llc, m.std_error)} by epoch {m.epoch}" for m in (sgd, ngd)]
     return (
-        f"{'; '.join(parts)}; difference NGD − SGD {value}, 95 % interval from {ends} "
+        f"At equal training loss ({_loss(sgd)}, the one that went further interpolated between epochs): "
+        f"{', '.join(parts)}; difference NGD − SGD {value}, 95 % interval from {ends} "
         "(sampling error only, one training seed)."
     )
 
@@ -320,10 +338,13 @@ def _sampling_warnings(final: MeasuredLLC, num_chains: int) -> list[str]:
     return warnings
 
 
+def _drift_exceeds(difference: float, sgd: MeasuredLLC, ngd: MeasuredLLC) -> bool:
+    return max(abs(sgd.drift or 0), abs(ngd.drift or 0)) >= abs(difference) > 0
+
+
 def _comparison_warnings(difference: float, sgd: MeasuredLLC, ngd: MeasuredLLC) -> list[str]:
     warnings = []
-    drift = max(abs(sgd.drift or 0), abs(ngd.drift or 0))
-    if drift >= abs(difference) > 0:
+    if _drift_exceeds(difference, sgd, ngd):
         warnings.append("The drift is as large as the difference: more draws could change its sign.")
     if None not in (sgd.train_loss, ngd.train_loss) and _is_unequal(sgd.train_loss, ngd.train_loss):
         warnings.append(

@@ -1,8 +1,8 @@
 """Which figures does the README show? Draws a finished run's figures and writes them as PNG into `docs/`.
 
-    python benchmarks/readme_figures.py RUN_DIRECTORY
+    .venv/bin/python benchmarks/readme_figures.py RUN_DIRECTORY
 
-Needs Chromium; the figures are those of the run's report, drawn by the same functions.
+Needs Chromium and `make venv-dev`; the figures are those of the run's report, drawn by the same functions.
 """
 
 import json

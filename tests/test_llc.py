@@ -203,6 +203,12 @@ def test_a_model_whose_loss_is_not_a_function_of_its_weights_is_refused(classifi
         estimate_llcs(model, [model.state_dict()], data, FAST, 100)
 
 
+def test_dropout_that_drops_nothing_is_taken(classifier):
+    _, data = classifier
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.0), nn.Linear(8, 3))
+    assert estimate_llcs(model, [model.state_dict()], data, FAST, 100)[0].llc is not None
+
+
 def test_nbeta_of_a_batch_of_one_is_refused(classifier):
     model, data = classifier
     with pytest.raises(ValueError, match="at least 2"):

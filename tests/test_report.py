@@ -94,36 +94,34 @@ def test_unequal_training_losses_are_said(sgd_loss, warned):
     assert any("not at equal loss" in warning for warning in only_verdict(results).warnings) == warned
 
 
-def equal_loss_run(ngd_llc, ngd_loss=0.101):
-    """SGD ends at loss 0.1; NGD passes there in epoch 15 with `ngd_llc` ± 1 and ends at 0.02 with 55 ± 0.4."""
+def equal_loss_run(ngd_llc, losses=(0.11, 0.1 * 0.1 / 0.11)):
+    """SGD ends at loss 0.1 with 43 ± 1; NGD passes there midway between epochs 14 and 15 and ends at 0.02."""
     results, _ = run_with((43.0, 1.0), (55.0, 0.4))
     sgd, ngd = (results["models"][TITLE]["optimizers"][name] for name in ("sgd", "ngd"))
-    sgd["llc_init_loss"][20] = 0.1
-    for epoch in range(11, 20):
-        ngd["llc_init_loss"][epoch] = 0.5 if epoch < 15 else 0.03
-    ngd["llc_init_loss"][15], ngd["llc"][15], ngd["llc_std_error"][15] = ngd_loss, ngd_llc, 1.0
-    ngd["llc_init_loss"][20] = 0.02
+    sgd["llc_init_loss"][20], ngd["llc_init_loss"][20] = 0.1, 0.02
+    for epoch in range(10, 20):
+        ngd["llc_init_loss"][epoch] = 0.5 if epoch < 14 else 0.03
+    ngd["llc_init_loss"][14:16] = losses
+    ngd["llc"][14:16], ngd["llc_std_error"][14:16] = [ngd_llc - 2, ngd_llc + 2], [1.0, 1.0]
     return only_verdict(results)
 
 
-@pytest.mark.parametrize(
-    ("ngd_llc", "words"), [(44.0, "no difference is detected"), (50.0, "is higher"), (38.0, "is lower")]
-)
+@pytest.mark.parametrize(("ngd_llc", "words"), [(44.0, "show no difference"), (50.0, "is higher"), (38.0, "is lower")])
 def test_the_optimizers_are_compared_at_equal_loss_where_both_passed_it(ngd_llc, words):
     verdict = equal_loss_run(ngd_llc)
     assert verdict.direction == "higher"
     assert verdict.headline.endswith(f"{words}.")
     (sentence,) = [text for text in verdict.text if text.startswith("At equal training loss")]
-    assert "SGD 43.0 ± 1.0 after epoch 20 (loss 0.100); NGD" in sentence
-    assert "after epoch 15 (loss 0.101)" in sentence
+    assert f"SGD 43.0 ± 1.0 by epoch 20, NGD {ngd_llc:.2f} ± 0.71 by epoch 15" in sentence  # halfway: 1/√2
     assert "sampling error only, one training seed" in sentence
-    half = 1.96 * math.sqrt(2)
+    half = 1.96 * math.sqrt(1.5)
     low, high = ngd_llc - 43 - half, ngd_llc - 43 + half
     assert f"{ngd_llc - 43:+.1f}, 95 % interval from {low:.1f} to {high:.1f}" in sentence
 
 
-def test_without_an_epoch_of_near_loss_nothing_is_said_of_equal_loss():
-    verdict = equal_loss_run(44.0, ngd_loss=0.12)
+@pytest.mark.parametrize("losses", [(0.16, 0.09), (0.09, 0.08)])
+def test_without_two_near_epochs_around_the_loss_nothing_is_said_of_equal_loss(losses):
+    verdict = equal_loss_run(44.0, losses)
     assert not any("At equal" in text for text in (verdict.headline, *verdict.text))
     assert any("not at equal loss" in warning for warning in verdict.warnings)
 

@@ -129,6 +129,13 @@ def test_opening_again_in_one_process_takes_over(tmp_path):
     second.close()
 
 
+def test_a_refused_store_takes_nothing_from_an_open_one(store):
+    with pytest.raises(RunStoreError, match="another config"):
+        RunStore(store.directory, {"experiment": {"alpha": 7}})
+    script = f"from run_store import RunStore; RunStore({str(store.directory)!r}, {CONFIG!r})"
+    assert "in use" in subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr
+
+
 def test_a_key_that_only_the_old_config_has_is_a_difference(tmp_path):
     RunStore(tmp_path, {"experiment": {"alpha": 0.1, "gone": 3}}).close()
     with pytest.raises(RunStoreError, match=r"experiment\.gone: 3 there, 'nothing' now"):
