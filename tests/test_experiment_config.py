@@ -127,7 +127,8 @@ def test_accepted(section, values):
 
 
 def test_whole_training_set_as_one_batch_without_hessian():
-    parse_config({"experiment": {"hessian": False}, "data": {"batch_size": 60_000}})
+    config = parse_config({"experiment": {"hessian": False}, "data": {"batch_size": 60_000}})
+    assert config.data.batch_size == 60_000
 
 
 def test_measured_epochs_are_sorted():
