@@ -75,7 +75,6 @@ def estimate_llcs(
     loss_fn: Callable = cross_entropy,
     *,
     checkpoint_ids: Sequence[int] | None = None,
-    on_estimate: Callable[[int, LLCEstimate], None] | None = None,
     label: str = "LLC",
 ) -> list[LLCEstimate | None]:
     """LLC and WBIC of `model` at each checkpoint.
@@ -89,7 +88,6 @@ def estimate_llcs(
         loss_fn: Mean-reduced loss of (outputs, targets), in nats.
         checkpoint_ids: Random numbers are a function of (settings.seed, id, chain), so that an estimate does not depend
             on which others were asked for; default: positions in `checkpoints`.
-        on_estimate: Called with (position, estimate) as soon as one is finished.
         label: Stands before the progress bar.
 
     Returns:
@@ -123,10 +121,7 @@ def estimate_llcs(
             with _forked_rng(device, int(seeds[0])):
                 loader = _loader(data, batch_size, int(seeds[1]))
                 chains.append(_sample_chain(model, loader, loss_fn, settings, nbeta, init_loss, device, description))
-        estimate = summarise(np.stack(chains), init_loss, nbeta, len(inputs))
-        estimates.append(estimate)
-        if on_estimate is not None:
-            on_estimate(position, estimate)
+        estimates.append(summarise(np.stack(chains), init_loss, nbeta, len(inputs)))
     return estimates
 
 

@@ -287,7 +287,7 @@ class NGD(torch.optim.Optimizer):
         return turned
 
     def kappa(self, param: Tensor) -> dict[int, Float[Tensor, ""]]:
-        """Smoothing κ of each axis of `param` with its factors, in units of gradient²; {} before the first step.
+        """Smoothing κ (gradient²) of each axis of `param`, from its current factors; {} before the first step.
 
         Raises:
             ValueError: `param` is not one of this optimizer's parameters.

@@ -55,7 +55,7 @@ class Verdict:
         title: The model.
         direction: How NGD's final LLC stands to SGD's: `"higher"`, `"lower"`, `"undetected"` (the interval includes
             0), or None where the two cannot be compared.
-        headline: The verdict in one sentence.
+        headline: The verdict at the last epoch and, where the training losses differ, at equal training loss.
         text: The numbers behind it, sentence by sentence.
         warnings: What weakens it.
         finals: The final LLC of each optimizer that was measured.

@@ -184,17 +184,6 @@ def test_nbeta_by_name_and_by_number():
     assert resolve_nbeta(17, 128, 60000) == 17.0
 
 
-def test_estimates_are_handed_over_as_they_finish(classifier):
-    model, data = classifier
-    seen = []
-    estimates = estimate_llcs(
-        model, [model.state_dict(), None, model.state_dict()], data, FAST, 100,
-        on_estimate=lambda position, estimate: seen.append((position, estimate)),
-    )  # fmt: skip
-    assert [position for position, _ in seen] == [0, 2]
-    assert seen[1][1] is estimates[2]
-
-
 @pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.BatchNorm1d(8)])
 def test_a_model_whose_loss_is_not_a_function_of_its_weights_is_refused(classifier, layer):
     _, data = classifier
