@@ -1,10 +1,12 @@
-"""Are the models those that were published: titles, sizes, layers?"""
+"""Are the models those that were published: titles, sizes, layers? Are the small ones what their formulas say?"""
+
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
-from architectures import DLNN, FFNN, LeNet5, num_parameters
+from architectures import DLNN, FFNN, DeepLinear, LeNet5, NormalCrossing, Quadratic, num_parameters
 
 MNIST_SHAPE, CIFAR_SHAPE = (1, 28, 28), (3, 32, 32)
 SHAPES = pytest.mark.parametrize("in_shape", [MNIST_SHAPE, CIFAR_SHAPE], ids=["28x28x1", "32x32x3"])
@@ -177,3 +179,132 @@ def test_lenet_layers_and_their_order(extra):
 def test_lenet_flattens_400_features_of_a_colour_image():
     linear = next(module for module in LeNet5(in_shape=CIFAR_SHAPE).modules() if isinstance(module, nn.Linear))
     assert linear.in_features == 16 * 5 * 5
+
+
+# Small models whose learning coefficient is known
+
+TEACHERS = pytest.mark.parametrize(
+    ("widths", "rank"),
+    [((4, 3), 2), ((5, 3, 4), 3), ((4, 6, 5), 2), ((5, 3, 4, 6), 2), ((3, 3, 3, 3, 3), 1), ((4, 4, 4), 0)],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else f"rank {value}",
+)
+
+
+def perturbed(model, scale=0.3, seed=0, shape=()):
+    """Named parameters around the model's own, `shape` copies of them in front."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: param.detach() + scale * torch.randn(*shape, *param.shape, dtype=param.dtype, generator=generator)
+        for name, param in model.named_parameters()
+    }
+
+
+@TEACHERS
+def test_deep_linear_starts_at_a_balanced_true_map_of_the_stated_rank(widths, rank):
+    model = DeepLinear(widths, rank, seed=3).double()
+    maps = [layer.weight for layer in model.layers] + [model.true_map]
+    for matrix in maps:  # float32 rounding: singular values 0 and 1 to 1e-6
+        singular_values = torch.linalg.svdvals(matrix)
+        expected = (torch.arange(len(singular_values)) < rank).double()
+        assert torch.allclose(singular_values, expected, rtol=0, atol=1e-6)
+    for below, above in pairwise(model.layers):
+        assert torch.allclose(below.weight @ below.weight.T, above.weight.T @ above.weight, rtol=0, atol=1e-6)
+
+
+def test_deep_linear_is_a_function_of_its_seed():
+    first, again, other = (DeepLinear((4, 3, 5), 2, seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+    assert list(first) == ["layers.0.weight", "layers.1.weight"]  # weights only: the true map is no parameter
+
+
+@TEACHERS
+def test_deep_linear_population_loss_and_its_gradient_vanish_at_the_start(widths, rank):
+    model = DeepLinear(widths, rank)
+    loss = model.population_loss(dict(model.named_parameters()))
+    assert loss == 0
+    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, list(model.parameters())))
+
+
+@TEACHERS
+def test_deep_linear_population_loss_is_the_mean_over_whitened_inputs(widths, rank):
+    """Inputs with second moment exactly I, √n times orthonormal columns, stand for x ~ N(0, I)."""
+    model, n = DeepLinear(widths, rank).double(), 50
+    gaussian = torch.randn(n, widths[0], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    inputs = n**0.5 * torch.linalg.qr(gaussian).Q
+    parameters = perturbed(model)
+    errors = torch.func.functional_call(model, parameters, (inputs,)) - inputs @ model.true_map.T
+    expected = errors.square().sum(dim=1).mean() / 2
+    assert expected > 0.1
+    assert torch.allclose(model.population_loss(parameters), expected, rtol=1e-12)
+
+
+@TEACHERS
+def test_deep_linear_true_map_stays_when_weights_change(widths, rank):
+    model = DeepLinear(widths, rank)
+    true_map, parameters = model.true_map.clone(), perturbed(model)
+    model.load_state_dict(parameters)
+    assert torch.equal(model.true_map, true_map)
+    assert model.population_loss(model.state_dict()) > 0.1
+
+
+@TEACHERS
+def test_deep_linear_curvatures_at_the_start(widths, rank):
+    """r(H_0 + H_L − r) directions are curved: twice the first term of the learning coefficient. See the class."""
+    model = DeepLinear(widths, rank).double()
+    start = dict(model.named_parameters())
+    sizes, shapes = [p.numel() for p in start.values()], [p.shape for p in start.values()]
+
+    def loss(vector):
+        pieces = (piece.view(shape) for piece, shape in zip(vector.split(sizes), shapes, strict=True))
+        return model.population_loss(dict(zip(start, pieces, strict=True)))
+
+    hessian = torch.autograd.functional.hessian(loss, nn.utils.parameters_to_vector(start.values()).detach())
+    num_layers, inputs, outputs = len(widths) - 1, widths[0], widths[-1]
+    ones = rank * (inputs + outputs - 2 * rank) if num_layers > 1 else inputs * outputs - rank**2
+    expected = [0.0] * (sum(sizes) - rank**2 - ones) + [1.0] * ones + [float(num_layers)] * rank**2
+    assert torch.linalg.eigvalsh(hessian).tolist() == pytest.approx(expected, abs=1e-5)  # float32 weights
+
+
+@pytest.mark.parametrize(
+    ("widths", "rank", "message"),
+    [((4,), 0, "two or more"), ((4, 0, 4), 0, "each at least 1"), ((5, 3, 5), 4, "0 to the smallest width, 3")],
+)
+def test_impossible_deep_linear_networks_are_refused(widths, rank, message):
+    with pytest.raises(ValueError, match=message):
+        DeepLinear(widths, rank)
+
+
+def test_quadratic_and_normal_crossing_are_their_formulas():
+    weights = {"weight": torch.tensor([2.0, -1.0, 3.0])}
+    assert Quadratic([1.0, 4.0, 0.0]).population_loss(weights) == (1 * 4 + 4 * 1) / 2
+    assert NormalCrossing([1, 3, 2]).population_loss(weights) == 2**2 * 1 * 3**4
+    for model in (Quadratic([1.0, 4.0, 0.0]), NormalCrossing([1, 3, 2])):
+        assert list(model.state_dict()) == ["weight"]
+        assert model() == 0
+        model.load_state_dict(weights)
+        assert model() == model.population_loss(weights)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [DeepLinear((3, 2, 4), 1), Quadratic([2.0, 0.5]), NormalCrossing([1, 2, 1])],
+    ids=lambda model: type(model).__name__,
+)
+def test_population_losses_run_under_vmap_and_grad_like_chain_by_chain(model):
+    """Chains start where weights are zero, and a weight may come back to zero: derivatives must be finite there."""
+    model.double()
+    chains = perturbed(model, shape=(4,))
+    for name, param in model.named_parameters():
+        chains[name][0] = param.detach()
+        chains[name][1].view(-1)[0] = 0.0
+    gradients, losses = torch.func.vmap(torch.func.grad_and_value(model.population_loss))(chains)
+    assert losses.shape == (4,)
+    assert losses[0].abs() < 1e-12
+    for chain in range(4):
+        own = {name: values[chain].clone().requires_grad_() for name, values in chains.items()}
+        loss = model.population_loss(own)
+        assert torch.allclose(losses[chain], loss, rtol=1e-12, atol=1e-15)
+        for name, gradient in zip(own, torch.autograd.grad(loss, list(own.values())), strict=True):
+            assert torch.allclose(gradients[name][chain], gradient, rtol=1e-12, atol=1e-15)
+            assert gradient.isfinite().all()
