@@ -6,54 +6,35 @@ Langevin dynamics leave the checkpoint w* along w ← w − (ε/2)(nβ ∇L_m(w)
     λ̂ = nβ (mean over chains and draws of L_m(w_t) − L(w*)),        L(w*) over the whole training set.
 
 At finite nβ and γ this is not the learning coefficient λ itself: near a quadratic minimum with curvatures h_i it is
-½ Σ_i nβ h_i / (nβ h_i + γ). So an estimate is quoted with (nβ, γ, ε, draws) and its drift, and small errors do not
-prove convergence, because all chains start at w*. The samplers are those of devinterp 1.3.2.
+½ Σ_i nβ h_i / (nβ h_i + γ), up to O(ε(nβ h + γ)); at a singular one of multiplicity m it carries −(m − 1)/ln nβ. So an
+estimate is quoted with (nβ, γ, ε, draws) and its drift. All chains start at w*, so an R-hat near 1 and a small error do
+not prove convergence: that also needs that doubling the draws moves λ̂ by less than its error.
 """
 
 import copy
 import math
-import warnings
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from arviz_stats.base import array_stats
-from devinterp.backends.default.slt.sampler import sample_single_chain
-from devinterp.optim import SGLD, SGMCMC, SGNHT
-from devinterp.slt.llc import LLCEstimator
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+import llc_devinterp
 from experiment_config import SamplerSettings
+from llc_chains import Chain, Problem, Samples, Schedule, run_chains
+from llc_checks import check_checkpoints, check_data, check_loss, check_weights, refuse_random_forward
+from llc_estimate import LLCEstimate, running_means, summarise
+
+__all__ = [
+    "LLCEstimate", "estimate_llcs", "mean_loss", "refuse_random_forward", "resolve_nbeta", "running_means", "summarise",
+]  # fmt: skip
 
 EVALUATION_BATCH_SIZE = 2000
 
-
-@dataclass(frozen=True)
-class LLCEstimate:
-    """An LLC estimate with what is needed to judge it. Numbers are None where they do not exist.
-
-    Chains that stopped being finite are marked in `diverged` and count in none of the other numbers.
-    """
-
-    llc: float | None  # λ̂
-    std_error: float | None  # Monte-Carlo: the larger of the one from the effective sample size and between chains
-    drift: float | None  # λ̂ from the second half of the draws minus λ̂
-    wbic: float | None  # n · mean sampled loss; Watanabe's WBIC only at nβ = n / ln n, else tempered, as published
-    wbic_std_error: float | None
-    init_loss: float  # L(w*), mean over the whole training set
-    nbeta: float  # nβ used
-    trace: Float[np.ndarray, "num_chains num_draws"]  # sampled minibatch losses L_m(w_t), NaN once diverged
-    rhat: float | None  # split R-hat of the losses; blind to chains that have not left w*
-    ess: float | None  # effective sample size of the mean loss
-    diverged: Bool[np.ndarray, "num_chains"]
+OnEstimate = Callable[[int, LLCEstimate], None]
 
 
 def resolve_nbeta(nbeta: str | float, batch_size: int, num_samples: int) -> float:
@@ -69,189 +50,171 @@ def resolve_nbeta(nbeta: str | float, batch_size: int, num_samples: int) -> floa
 def estimate_llcs(
     model: nn.Module,
     checkpoints: Sequence[dict[str, Tensor] | None],
-    data: tuple[Float[Tensor, "n ..."], Int[Tensor, "n ..."]],
-    settings: SamplerSettings,
+    data: tuple[Float[Tensor, "n ..."], Tensor] | None,
+    settings: SamplerSettings | Sequence[SamplerSettings],
     batch_size: int = 128,
     loss_fn: Callable = cross_entropy,
     *,
+    population_loss: Callable[[dict[str, Tensor]], Tensor] | None = None,
     checkpoint_ids: Sequence[int] | None = None,
+    on_estimate: OnEstimate = lambda position, estimate: None,
+    memory_budget: int | None = None,
     label: str = "LLC",
 ) -> list[LLCEstimate | None]:
     """LLC and WBIC of `model` at each checkpoint.
 
     Args:
-        model: Any module; it is not changed. Its device is where sampling runs.
+        model: Any module; it is not changed. Its device is where sampling runs. Weights that do not require a gradient
+            stay fixed.
         checkpoints: State dicts of `model`; None gives None.
-        data: (inputs, targets), the training set, on the model's device.
-        settings: The config's `devinterp` section.
+        data: (inputs, targets), the training set, on the model's device; None with a `population_loss`.
+        settings: The config's `devinterp` section; or one for each checkpoint, which differ in `sampler_lr`,
+            `localization` and `nbeta` only. Chains of all checkpoints then still advance together.
         batch_size: Samples a minibatch m, at most n. Batches are whole: each pass over the data drops the remainder.
         loss_fn: Mean-reduced loss of (outputs, targets), in nats.
-        checkpoint_ids: Random numbers are a function of (settings.seed, id, chain), so that an estimate does not depend
-            on which others were asked for; default: positions in `checkpoints`.
+        population_loss: K(w) as a function of the named parameters, in place of a model's loss on data: exact, so
+            without minibatch noise. Needs `nbeta` as a number and the batched backend; there is then no WBIC.
+        checkpoint_ids: Random numbers are a function of (settings.seed, id, chain, draw), so that an estimate does not
+            depend on which others were asked for; default: positions in `checkpoints`.
+        on_estimate: Called with (position, estimate) as soon as a checkpoint's chains have finished.
+        memory_budget: Bytes for the chains that advance in one tensor; default: see `llc_chains.run_chains`.
         label: Stands before the progress bar.
 
     Returns:
         One estimate a checkpoint, in order.
 
     Raises:
-        ValueError: No data, a batch larger than the data set, or a model whose forward pass is random or changes it
-            (dropout, batch statistics): L(w) would then not be a function of w.
-        RuntimeError: A checkpoint that does not fit the model (from `load_state_dict`).
+        ValueError: Before the first draw, for data, checkpoints, a loss or a model that cannot be sampled (`llc_checks`
+            has the list), and for settings that do not go together.
     """
-    inputs, _ = data
-    if not 1 <= batch_size <= len(inputs):
-        raise ValueError(f"batch_size = {batch_size}, allowed: 1 to the number of samples, {len(inputs)}")
-    refuse_random_forward(model)
-    ids = range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids
-    nbeta = resolve_nbeta(settings.nbeta, batch_size, len(inputs))
-    device = next(model.parameters()).device
-    model = copy.deepcopy(model)
-    estimates: list[LLCEstimate | None] = []
-    for position, (checkpoint, checkpoint_id) in enumerate(zip(checkpoints, ids, strict=True)):
-        if checkpoint is None:
-            estimates.append(None)
-            continue
-        model.load_state_dict(checkpoint)
-        init_loss = _mean_loss(model, data, loss_fn)
-        chains = []
-        for chain in range(settings.num_chains):
-            which = f" {position + 1}/{len(checkpoints)}" if len(checkpoints) > 1 else ""
-            description = f"{label}{which} chain {chain + 1}/{settings.num_chains}"
-            seeds = np.random.SeedSequence((settings.seed, checkpoint_id, chain)).generate_state(2)
-            with _forked_rng(device, int(seeds[0])):
-                loader = _loader(data, batch_size, int(seeds[1]))
-                chains.append(_sample_chain(model, loader, loss_fn, settings, nbeta, init_loss, device, description))
-        estimates.append(summarise(np.stack(chains), init_loss, nbeta, len(inputs)))
+    every = [settings] * len(checkpoints) if isinstance(settings, SamplerSettings) else list(settings)
+    ids = list(range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids)
+    _check_settings(every, ids, len(checkpoints))
+    wanted = [position for position, checkpoint in enumerate(checkpoints) if checkpoint is not None]
+    if not wanted:
+        return [None] * len(checkpoints)
+    common = every[0]
+    target = _target(copy.deepcopy(model).train(), data, batch_size, loss_fn, population_loss, common)
+    check_checkpoints(model, checkpoints)
+    nbetas = [_nbeta(s.nbeta, batch_size, target.num_samples) for s in every]
+    init_losses = {p: target.init_loss(checkpoints[p]) for p in wanted}
+    traces = {p: Samples.empty(common.num_chains, common.num_draws) for p in wanted}
+    missing = dict.fromkeys(wanted, common.num_chains)
+    estimates: list[LLCEstimate | None] = [None] * len(checkpoints)
+    for positions in _alike(target, checkpoints, wanted):
+        chains = [
+            Chain(start, (common.seed, ids[p], number), every[p].sampler_lr, nbetas[p], every[p].localization)
+            for start, p in enumerate(positions)
+            for number in range(common.num_chains)
+        ]
+        for rows, samples in target.run([checkpoints[p] for p in positions], chains, common, memory_budget, label):
+            for row, losses, acceptance in zip(rows, *samples, strict=True):
+                p, number = positions[chains[row].start], chains[row].seed[2]
+                traces[p].losses[number], traces[p].acceptance[number] = losses, acceptance
+                missing[p] -= 1
+                if not missing[p]:
+                    estimates[p] = summarise(traces[p].losses, init_losses[p], nbetas[p], target.num_samples,
+                                             traces[p].acceptance, every[p])  # fmt: skip
+                    on_estimate(p, estimates[p])
     return estimates
 
 
-def summarise(
-    trace: Float[np.ndarray, "num_chains num_draws"], init_loss: float, nbeta: float, num_samples: int
-) -> LLCEstimate:
-    """The estimate from sampled losses: λ̂ = nβ (mean − L(w*)), with errors from the chains that stayed finite."""
-    diverged = ~np.isfinite(trace).all(axis=1)
-    good = trace[~diverged].astype(np.float64)
-    if len(good) == 0:
-        return LLCEstimate(None, None, None, None, None, init_loss, nbeta, trace, None, None, diverged)
-    mean = good.mean()
-    error = _standard_error(good)
-    second_half = good[:, good.shape[1] // 2 :].mean()
-    return LLCEstimate(
-        llc=float(nbeta * (mean - init_loss)),
-        std_error=None if error is None else nbeta * error,
-        drift=float(nbeta * (second_half - mean)),
-        wbic=float(num_samples * mean),
-        wbic_std_error=None if error is None else num_samples * error,
-        init_loss=init_loss,
-        nbeta=nbeta,
-        trace=trace,
-        rhat=_diagnosis(array_stats.rhat, good),
-        ess=_diagnosis(array_stats.ess, good, method="mean"),
-        diverged=diverged,
-    )
-
-
-def _standard_error(losses: Float[np.ndarray, "chains draws"]) -> float | None:
-    within = _diagnosis(array_stats.mcse, losses, method="mean")
-    between = losses.mean(axis=1).std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else None
-    return max((float(error) for error in (within, between) if error is not None), default=None)
-
-
-def _diagnosis(statistic: Callable, losses: Float[np.ndarray, "chains draws"], **kwargs) -> float | None:
-    """One of ArviZ's statistics, None where it is not defined (chains too short, or constant)."""
-    with np.errstate(all="ignore"):
-        value = statistic(losses, **kwargs)
-    return float(value) if np.isfinite(value) else None
-
-
-def refuse_random_forward(model: nn.Module) -> None:
-    """Raises ValueError for dropout and running batch statistics: L(w) would then be more than a function of w.
-
-    devinterp samples in training mode. Randomness written into a forward pass by hand is not seen here.
-    """
-    for name, module in model.named_modules():
-        dropout = isinstance(module, _DropoutNd) and module.p > 0
-        if dropout or isinstance(module, _BatchNorm) or getattr(module, "track_running_stats", False):
+def _check_settings(every: Sequence[SamplerSettings], ids: Sequence[int], count: int) -> None:
+    if len(every) != count or len(ids) != count:
+        raise ValueError(
+            f"{count} checkpoints with {len(every)} settings and {len(ids)} checkpoint_ids; allowed: one for each"
+        )
+    for name in sorted(SamplerSettings.model_fields.keys() - {"sampler_lr", "localization", "nbeta"}):
+        if len({getattr(s, name) for s in every}) > 1:
             raise ValueError(
-                f"the model's {name or 'module'} is a {type(module).__name__}: its forward pass in training mode is "
-                "random or keeps batch statistics, so there is no loss L(w) to sample; replace it by a fixed layer"
+                f"settings differ in {name}; in one call they may in sampler_lr, localization and nbeta only"
             )
 
 
-class _Batches(Dataset):
-    """The data set in memory; a whole batch is fetched with one index."""
-
-    def __init__(self, data):
-        self.inputs, self.targets = data
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        index = torch.tensor(indices, device=self.inputs.device)
-        return self.inputs[index], self.targets[index]
+def _nbeta(nbeta: str | float, batch_size: int, num_samples: int | None) -> float:
+    if isinstance(nbeta, str) and num_samples is None:
+        raise ValueError(f'nbeta "{nbeta}" needs data; with a population_loss alone give a number')
+    return resolve_nbeta(nbeta, batch_size, num_samples or 0)
 
 
-def _loader(data, batch_size: int, seed: int) -> DataLoader:
-    generator = torch.Generator().manual_seed(seed)
-    return DataLoader(
-        _Batches(data), batch_size, shuffle=True, drop_last=True, collate_fn=lambda batch: batch, generator=generator
-    )
+def _alike(target: "_Target", checkpoints, wanted: Sequence[int]) -> list[list[int]]:
+    """Positions of checkpoints in groups that agree in everything that is not sampled: buffers and frozen weights."""
+    sampled = target.sampled(checkpoints[wanted[0]]).keys()
+    groups: list[list[int]] = []
+    for position in wanted:
+        for group in groups:
+            one, other = checkpoints[group[0]], checkpoints[position]
+            if all(torch.equal(one[name], other[name]) for name in one.keys() - sampled):
+                group.append(position)
+                break
+        else:
+            groups.append([position])
+    return groups
 
 
-def _sampler(settings: SamplerSettings, nbeta: float) -> tuple[Callable, dict]:
-    """devinterp's optimizer class or factory, and its keyword arguments (fresh, as devinterp changes them)."""
-    shared = {"lr": settings.sampler_lr, "nbeta": nbeta}
-    if settings.sampler == "sgnht":
-        return SGNHT, shared | {"diffusion_factor": settings.diffusion_factor}
-    factory = {"sgld": SGLD, "rmsprop_sgld": SGMCMC.rmsprop_sgld}[settings.sampler]
-    return factory, shared | {"localization": settings.localization}
+@dataclass(frozen=True)
+class _Target:
+    """What is sampled: a model's loss on data, or a population loss."""
 
+    model: nn.Module
+    problem: Problem
+    loss_fn: Callable
+    num_samples: int | None
 
-def _sample_chain(model, loader, loss_fn, settings, nbeta, init_loss, device, description) -> np.ndarray:
-    """Losses (num_draws,) of one chain; from the draw on where the loss was NaN, NaN.
+    def sampled(self, checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights that move, by name, on the model's device and of its type."""
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: checkpoint[name].to(p.device, p.dtype) for name, p in parameters.items()}
 
-    devinterp raises at a NaN loss and would lose every chain it was running, so it runs one at a time. Called below
-    `devinterp.slt.sampler.sample`, which would pickle the data set for every chain.
-    """
+    def init_loss(self, checkpoint: dict[str, Tensor]) -> float:
+        """L(w*), over all the data."""
+        if not self.problem.data:
+            with torch.no_grad():
+                return float(self.problem.loss(self.sampled(checkpoint)))
+        self.model.load_state_dict(checkpoint)
+        return mean_loss(self.model, self.problem.data, self.loss_fn)
 
-    def minibatch_loss(sampled: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return loss_fn(sampled(batch[0]), batch[1])
-
-    estimator = LLCEstimator(1, settings.num_draws, init_loss=init_loss, nbeta=nbeta, device=device)
-    estimator.losses.fill_(math.nan)
-    factory, kwargs = _sampler(settings, nbeta)
-    with tqdm(total=settings.num_draws, desc=description, unit="draw", leave=False) as bar:
-        try:
-            sample_single_chain(
-                ref_model=model,
-                loader=loader,
-                evaluate=minibatch_loss,
-                sampling_method=factory,
-                optimizer_kwargs=kwargs,
-                num_draws=settings.num_draws,
-                num_burnin_steps=settings.num_burnin_steps,
-                verbose=False,
-                device=device,
-                callbacks=[estimator, lambda **_: bar.update()],
+    def run(
+        self, checkpoints, chains: Sequence[Chain], settings: SamplerSettings, memory_budget: int | None, label: str
+    ) -> Iterator[tuple[range, Samples]]:
+        """Samples the chains with the backend of the settings."""
+        s = settings
+        schedule = Schedule(s.sampler, s.num_draws, s.num_burnin_steps, s.diffusion_factor)
+        if s.backend == "devinterp":
+            data, batch_size = self.problem.data, self.problem.batch_size
+            return llc_devinterp.run_chains(
+                self.model, data, batch_size, self.loss_fn, checkpoints, chains, schedule, label
             )
-        except RuntimeError as error:
-            if "NaN detected" not in str(error):
-                raise
-    return estimator.losses[0].cpu().numpy()
+        self.model.load_state_dict(checkpoints[0])  # for what is not sampled
+        starts = [self.sampled(checkpoint) for checkpoint in checkpoints]
+        return run_chains(self.problem, starts, chains, schedule, memory_budget, label)
 
 
-@contextmanager
-def _forked_rng(device: torch.device, seed: int):
-    """Seeds the global generators, which devinterp draws from, and restores them after; hushes its warnings."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        yield
+def _target(model, data, batch_size, loss_fn, population_loss, settings: SamplerSettings) -> _Target:
+    """Checks what was given and puts it together."""
+    check_weights(model)
+    if population_loss is not None:
+        if settings.backend != "batched":
+            raise ValueError(f'population_loss needs backend "batched"; "{settings.backend}" samples a model on data')
+        value = population_loss({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
+        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+            raise ValueError("population_loss must return one floating-point number")
+        num_samples = None if data is None else len(data[0])
+        return _Target(model, Problem(population_loss, (), 0), loss_fn, num_samples)
+    if data is None:
+        raise ValueError("data is None; allowed: (inputs, targets), or None together with a population_loss")
+    refuse_random_forward(model)
+    check_data(data, batch_size, next(model.parameters()).device)
+    check_loss(model, data, loss_fn)
+
+    def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        return loss_fn(functional_call(model, parameters, (inputs,)), targets)
+
+    return _Target(model, Problem(loss, tuple(data), batch_size), loss_fn, len(data[0]))
 
 
 @torch.no_grad()
-def _mean_loss(model: nn.Module, data, loss_fn: Callable) -> float:
+def mean_loss(model: nn.Module, data: tuple[Tensor, Tensor], loss_fn: Callable = cross_entropy) -> float:
     """Mean loss a sample over the whole data set, summed in float64."""
     inputs, targets = data
     total = 0.0

@@ -1,0 +1,381 @@
+"""How do many chains advance together? The batched engine: a tensor (chains, weights), one step for all its rows.
+
+Every chain is a row. The gradients of a group of rows come from one `vmap(grad_and_value)`, recorded once as a plain
+list of tensor operations (`make_fx`), so that a draw costs matrix products and random numbers and little else. On CUDA
+a group is as large as memory allows; on a CPU it is as large as a core's cache, and every core advances a group of its
+own. A sampler is a function that is given the starts w* and returns the step that moves its rows in place:
+
+    sgld          w ← w − (ε/2)(nβ ∇L_m(w) + γ(w − w*)) + N(0, ε)                       Lau et al., arXiv:2308.12108
+    rmsprop_sgld  the same with ε scaled by G = 1/(√v + 0.1), v the running mean of ∇L_m²   Li et al., arXiv:1512.07666
+    sgnht         momentum p and thermostat ξ: p ← p − ε nβ ∇L_m(w) − ξ p + N(0, 2εA), w ← w + p, ξ ← ξ + |p|²/d − ε
+                                                                                          Ding et al., NeurIPS 2014
+
+They are devinterp's, step for step. Noise and minibatches of a chain are a function of its seed and the draw alone, so
+that no number depends on which chains ran beside it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from threading import Event
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from tqdm import tqdm
+
+CPU_BUDGET = 4 * 2**20  # bytes for a group of chains, about a core's cache: beyond it a larger group is a slower one
+CUDA_SHARE = 0.5  # of a CUDA device's memory; of all of it, so that groups are the same from run to run
+NOISE_BLOCK = 2**16  # random numbers a chain draws at once: small models would spend their time in calls
+INDEX_BLOCK = 64  # minibatches drawn at once
+MALA_EVERY = 20  # draws between two evaluations of the MALA acceptance, each of which costs a gradient
+RMSPROP_DECAY, RMSPROP_FLOOR = 0.99, 0.1  # devinterp's
+
+Loss = Callable[..., Tensor]  # (named parameters, *batch) → mean loss, a scalar
+
+
+class Chain(NamedTuple):
+    """One chain: the checkpoint it starts from, its random numbers, and what it samples."""
+
+    start: int  # position in the list of checkpoints
+    seed: tuple[int, int, int]  # (seed of the settings, the checkpoint's id, the chain's number)
+    epsilon: float  # step size ε
+    nbeta: float
+    localization: float  # γ
+
+
+class Samples(NamedTuple):
+    """What chains saw on their way."""
+
+    losses: Float[np.ndarray, "chains draws"]  # minibatch losses L_m(w_t), NaN from the draw on where not finite
+    acceptance: Float[np.ndarray, "chains"]  # mean MALA acceptance, NaN where there is none
+
+    @classmethod
+    def empty(cls, num_chains: int, num_draws: int) -> "Samples":
+        """Room for what chains will see."""
+        return cls(np.full((num_chains, num_draws), np.nan, dtype=np.float32), np.full(num_chains, np.nan))
+
+
+class Coefficients(NamedTuple):
+    """The settings of a group of chains, each a column (chains, 1)."""
+
+    epsilon: Tensor
+    nbeta: Tensor
+    localization: Tensor
+    diffusion: float  # SGNHT's A
+
+    @classmethod
+    def of(cls, chains: Sequence[Chain], diffusion: float, like: Tensor) -> "Coefficients":
+        columns = ([getattr(chain, name) for chain in chains] for name in ("epsilon", "nbeta", "localization"))
+        return cls(*(like.new_tensor(column)[:, None] for column in columns), diffusion)
+
+
+# ---- samplers: (starts (chains, weights), coefficients, noise) → step(weights, gradients, noise), in place -----------
+
+Step = Callable[[Tensor, Tensor, Tensor], None]
+
+
+def sgld(starts: Tensor, c: Coefficients, noise: Callable[[], Tensor]) -> Step:
+    """Stochastic gradient Langevin dynamics with localisation; noise of variance ε."""
+    pull, push = c.epsilon * c.localization / 2, -c.epsilon * c.nbeta / 2
+
+    def step(weights: Tensor, gradients: Tensor, noise: Tensor) -> None:
+        weights.lerp_(starts, pull).addcmul_(gradients, push).add_(noise)
+
+    return step
+
+
+def rmsprop_sgld(starts: Tensor, c: Coefficients, noise: Callable[[], Tensor]) -> Step:
+    """SGLD preconditioned by the running mean of squared gradients; noise of variance ε before preconditioning."""
+    square_mean = torch.zeros_like(starts)
+
+    def step(weights: Tensor, gradients: Tensor, noise: Tensor) -> None:
+        square_mean.mul_(RMSPROP_DECAY).addcmul_(gradients, gradients, value=1 - RMSPROP_DECAY)
+        preconditioner = square_mean.sqrt().add_(RMSPROP_FLOOR).reciprocal_()
+        force = (weights - starts).mul_(c.localization).addcmul_(gradients, c.nbeta)
+        weights.addcmul_(force.mul_(preconditioner), -c.epsilon / 2).addcmul_(noise, preconditioner.sqrt_())
+
+    return step
+
+
+def sgnht(starts: Tensor, c: Coefficients, noise: Callable[[], Tensor]) -> Step:
+    """Stochastic gradient Nosé-Hoover thermostat, one thermostat a chain; noise of variance 2εA."""
+    momentum = noise() / (2 * c.diffusion) ** 0.5  # N(0, ε)
+    thermostat = torch.full_like(c.epsilon, c.diffusion)
+
+    def step(weights: Tensor, gradients: Tensor, noise: Tensor) -> None:
+        momentum.addcmul_(gradients, -c.epsilon * c.nbeta)
+        momentum.mul_(1 - thermostat).add_(noise)
+        weights.add_(momentum)
+        thermostat.add_(momentum.square().mean(dim=1, keepdim=True) - c.epsilon)
+
+    return step
+
+
+def noise_scale(sampler: str, c: Coefficients) -> Float[Tensor, "chains 1"]:
+    """Standard deviation of the noise that a sampler's step takes."""
+    return (2 * c.diffusion * c.epsilon if sampler == "sgnht" else c.epsilon).sqrt()
+
+
+SAMPLERS = {"sgld": sgld, "rmsprop_sgld": rmsprop_sgld, "sgnht": sgnht}
+
+
+def mala_acceptance(
+    c: Coefficients,
+    starts: Tensor,
+    before: tuple[Tensor, Tensor, Tensor],
+    after: tuple[Tensor, Tensor, Tensor],
+) -> Float[Tensor, "chains"]:
+    """Probability with which the Metropolis-adjusted Langevin algorithm would have accepted a step of SGLD.
+
+    `before` and `after` are (weights (chains, P), gradients of L_m (chains, P), L_m (chains,)) on the same minibatch,
+    so that it judges the step size, not the batch: 1 for ε → 0. With U = nβ L_m + (γ/2)|w − w*|², G = ∇U, d = w' − w,
+
+        log q(w|w') − log q(w'|w) + U(w) − U(w') = nβ (L − L' + d·(g + g')/2) − (ε/8)(|G'|² − |G|²),
+
+    in which the localisation's large parts have cancelled (Roberts & Rosenthal 1998, eq. 2, for N(0, ε) noise).
+    """
+    (w, g, loss), (w_, g_, loss_) = before, after
+    d = w_ - w
+    work = loss - loss_ + torch.linalg.vecdot(d, g + g_) / 2
+    total = c.nbeta * (g + g_) + c.localization * (w + w_ - 2 * starts)  # G + G'
+    change = c.nbeta * (g_ - g) + c.localization * d  # G' − G
+    log_ratio = c.nbeta[:, 0] * work - c.epsilon[:, 0] / 8 * torch.linalg.vecdot(change, total)
+    return log_ratio.clamp(max=0).exp()
+
+
+# ---- random numbers: a function of (seed, checkpoint, chain, draw) ---------------------------------------------------
+
+
+def seeds(chain: tuple[int, int, int]) -> tuple[int, int]:
+    """Seeds of a chain's noise and of its minibatches."""
+    noise, batches = np.random.SeedSequence(chain).generate_state(2)
+    return int(noise), int(batches)
+
+
+def noise_stream(chains: Sequence[Chain], scale: Tensor, like: Tensor) -> Iterator[Tensor]:
+    """Endless N(0, scale²) noise, each (chains, weights) like `like`; a tensor holds until the next one is asked for.
+
+    A chain's numbers come in blocks whose size depends on the number of weights alone.
+    """
+    block = max(1, NOISE_BLOCK // like.shape[1])
+    generators = [torch.Generator(like.device).manual_seed(seeds(chain.seed)[0]) for chain in chains]
+    buffer = like.new_empty(len(chains), block, like.shape[1])
+    scales = scale.flatten().tolist()
+
+    while True:
+        for row, std, generator in zip(buffer, scales, generators, strict=True):
+            row.normal_(0, std, generator=generator)
+        yield from buffer.unbind(1)
+
+
+def index_stream(
+    chains: Sequence[Chain], num_samples: int, batch_size: int, device
+) -> Iterator[Int[Tensor, "chains m"]]:
+    """Endless minibatches: each chain passes through the shuffled data again and again, without incomplete batches."""
+    generators = [torch.Generator().manual_seed(seeds(chain.seed)[1]) for chain in chains]
+    rows = [_shuffled_passes(num_samples, batch_size, generator) for generator in generators]
+    while True:
+        block = torch.stack([torch.stack([next(row) for _ in range(INDEX_BLOCK)]) for row in rows], dim=1)
+        if device.type == "cuda":
+            block = block.pin_memory()
+        yield from block.to(device, non_blocking=True)
+
+
+def _shuffled_passes(num_samples: int, batch_size: int, generator: torch.Generator) -> Iterator[Int[Tensor, "m"]]:
+    while True:
+        whole = torch.randperm(num_samples, generator=generator)[: num_samples // batch_size * batch_size]
+        yield from whole.view(-1, batch_size)
+
+
+# ---- the engine ------------------------------------------------------------------------------------------------------
+
+
+class Problem(NamedTuple):
+    """What is sampled: a loss of named parameters and minibatches of the data (none for a loss of parameters alone)."""
+
+    loss: Loss
+    data: tuple[Tensor, ...]  # each (n, …)
+    batch_size: int
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether every draw sees all the data, the same for every chain."""
+        return not self.data or self.batch_size == len(self.data[0])
+
+    def batches(self, chains: Sequence[Chain]) -> Iterator[tuple[Tensor, ...]]:
+        """Minibatches, each tensor (chains, m, …), or all the data without a leading axis where every draw sees it."""
+        if self.full_batch:
+            while True:
+                yield self.data
+        count, m = len(chains), self.batch_size
+        for index in index_stream(chains, len(self.data[0]), m, self.data[0].device):
+            flat = index.flatten()
+            yield tuple(part.index_select(0, flat).view(count, m, *part.shape[1:]) for part in self.data)
+
+    def gradient(self, parameters: dict[str, Tensor], num_chains: int) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Function of (weights (chains, P), *batch) that gives gradients (chains, P) and losses (chains,)."""
+        sizes = [p.numel() for p in parameters.values()]
+
+        def loss_of_row(row: Tensor, *batch: Tensor) -> Tensor:
+            pieces = zip(parameters.items(), row.split(sizes), strict=True)
+            return self.loss({name: piece.view(like.shape) for (name, like), piece in pieces}, *batch)
+
+        if num_chains > 1:
+            axes = (0, *[None if self.full_batch else 0 for _ in self.data])
+            return vmap(grad_and_value(loss_of_row), in_dims=axes, randomness="error")
+
+        def single(weights: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:  # without vmap's reshapes
+            gradient, value = grad_and_value(loss_of_row)(
+                weights[0], *batch if self.full_batch else [part[0] for part in batch]
+            )
+            return gradient[None], value[None]
+
+        return single
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which sampler runs, and for how long."""
+
+    sampler: str  # a name in `SAMPLERS`
+    num_draws: int
+    num_burnin_steps: int = 0
+    diffusion_factor: float = 0.01  # SGNHT's A
+
+
+def run_chains(
+    problem: Problem,
+    checkpoints: Sequence[dict[str, Tensor]],
+    chains: Sequence[Chain],
+    schedule: Schedule,
+    memory_budget: int | None = None,
+    label: str = "LLC",
+) -> Iterator[tuple[range, Samples]]:
+    """Samples every chain; yields (positions of chains, their samples) group by group, as they finish.
+
+    Args:
+        problem: The loss and its data.
+        checkpoints: Named weights w*, all of the same names, shapes and floating type, on the data's device.
+        chains: What to sample.
+        schedule: The sampler and its number of steps.
+        memory_budget: Bytes for a group of chains; None: 4 MiB on a CPU, half of a CUDA device's memory. A group that
+            exhausts a CUDA device all the same is halved and starts again.
+        label: Stands before the progress bar.
+    """
+    starts = torch.stack([torch.cat([p.detach().flatten() for p in c.values()]) for c in checkpoints])
+    engine = _Engine(problem, checkpoints[0], starts, chains, schedule)
+    threads = torch.get_num_threads() if starts.device.type == "cpu" else 1
+    fits = max(1, int((memory_budget or _default_budget(starts.device)) / engine.bytes_per_chain()))
+    size = min(fits, -(-len(chains) // threads))
+    todo = [range(first, min(first + size, len(chains))) for first in range(0, len(chains), size)]
+    steps = schedule.num_burnin_steps + schedule.num_draws
+    with tqdm(total=len(chains) * steps, desc=label, unit="draw", leave=False) as bar:
+        while todo:
+            try:
+                for rows, samples in _run_groups(engine, list(todo), threads, bar):
+                    todo.remove(rows)
+                    yield rows, samples
+            except torch.OutOfMemoryError:
+                if max(map(len, todo)) == 1:
+                    raise
+                todo = [half for rows in todo for half in _halves(rows)]
+                bar.reset()
+                bar.update((len(chains) - sum(map(len, todo))) * steps)
+                torch.cuda.empty_cache()
+
+
+def _default_budget(device: torch.device) -> float:
+    if device.type == "cuda":
+        return CUDA_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return CPU_BUDGET
+
+
+def _halves(rows: range) -> list[range]:
+    middle = (rows.start + rows.stop + 1) // 2
+    return [half for half in (range(rows.start, middle), range(middle, rows.stop)) if half]
+
+
+def _run_groups(engine: "_Engine", groups: list[range], threads: int, bar: tqdm) -> Iterator[tuple[range, Samples]]:
+    """Runs groups of chains, each thread one at a time with its share of the cores; yields them as they finish."""
+    engine.record(groups)
+    workers = min(threads, len(groups))
+    if workers == 1:
+        for rows in groups:
+            yield rows, engine.run(rows, bar, Event())
+        return
+    stop = Event()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+        try:
+            running = {pool.submit(engine.run, rows, bar, stop): rows for rows in groups}
+            for future in as_completed(running):
+                yield running[future], future.result()
+        finally:  # also where one group failed or the user interrupted: the others end at their next draw
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # MKL keeps one number for the whole process
+
+
+class _Engine:
+    """Advances groups of chains; what is shared between groups is recorded once and then only read."""
+
+    def __init__(self, problem: Problem, parameters: dict[str, Tensor], starts: Tensor, chains, schedule: Schedule):
+        self.problem, self.parameters, self.starts = problem, parameters, starts
+        self.chains, self.schedule = chains, schedule
+        self.gradients: dict[int, GraphModule] = {}  # by number of chains
+
+    def record(self, groups: Sequence[range]) -> None:
+        """Records the gradient for every size of group; recording is not for several threads at once."""
+        for rows in groups:
+            if len(rows) not in self.gradients:
+                batch = next(self.problem.batches(self.chains[: len(rows)]))
+                weights = self.starts[:1].expand(len(rows), -1).contiguous()
+                self.gradients[len(rows)] = make_fx(self.problem.gradient(self.parameters, len(rows)))(weights, *batch)
+
+    def bytes_per_chain(self) -> int:
+        """What one chain holds: its own tensors, a block of noise, and everything that a gradient makes on its way."""
+        self.record([range(1)])
+        nodes = [node for node in self.gradients[1].graph.nodes if node.op == "call_function"]
+        made = [node.meta["val"] for node in nodes if not _is_view(node) and isinstance(node.meta.get("val"), Tensor)]
+        own = 3 * self.starts.shape[1] + max(NOISE_BLOCK, self.starts.shape[1])  # w, w*, gradient; noise
+        return own * self.starts.element_size() + sum(tensor.numel() * tensor.element_size() for tensor in made)
+
+    @torch.no_grad()
+    def run(self, rows: range, bar: tqdm, stop: Event) -> Samples:
+        """Samples the chains of one group."""
+        chains, schedule = [self.chains[row] for row in rows], self.schedule
+        gradient = self.gradients[len(rows)]
+        starts = self.starts[[chain.start for chain in chains]]
+        weights = starts.clone()
+        c = Coefficients.of(chains, schedule.diffusion_factor, weights)
+        noise = noise_stream(chains, noise_scale(schedule.sampler, c), weights)
+        batches = self.problem.batches(chains)
+        step = SAMPLERS[schedule.sampler](starts, c, lambda: next(noise))
+        losses = weights.new_full((schedule.num_draws, len(chains)), torch.nan)
+        acceptance = []
+        for t in range(-schedule.num_burnin_steps, schedule.num_draws):
+            if stop.is_set():
+                break
+            batch = next(batches)
+            gradients, values = gradient(weights, *batch)
+            asked = schedule.sampler == "sgld" and t >= 0 and t % MALA_EVERY == 0
+            before = (weights.clone(), gradients, values) if asked else None
+            step(weights, gradients, next(noise))
+            if before is not None:
+                acceptance.append(mala_acceptance(c, starts, before, (weights, *gradient(weights, *batch))))
+            if t >= 0:
+                losses[t] = values
+            with bar.get_lock():
+                bar.update(len(chains))
+        accepted = torch.stack(acceptance).mean(0) if acceptance else weights.new_full((len(chains),), torch.nan)
+        return Samples(losses.T.float().cpu().numpy(), accepted.double().cpu().numpy())
+
+
+def _is_view(node) -> bool:
+    returns = getattr(getattr(node.target, "_schema", None), "returns", ())
+    return any(value.alias_info is not None for value in returns)

@@ -1,0 +1,128 @@
+"""Can this be sampled at all? What is refused before the first draw, each with what is wrong and what to do."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, nll_loss
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+TRIAL = 4  # samples on which a model is tried
+
+
+def refuse_random_forward(model: nn.Module) -> None:
+    """Raises ValueError for dropout and running batch statistics: L(w) would then be more than a function of w."""
+    for name, module in model.named_modules():
+        dropout = isinstance(module, _DropoutNd) and module.p > 0
+        if dropout or isinstance(module, _BatchNorm) or getattr(module, "track_running_stats", False):
+            raise ValueError(
+                f"the model's {name or 'module'} is a {type(module).__name__}: its forward pass in training mode is "
+                "random or keeps batch statistics, so there is no loss L(w) to sample; replace it by a fixed layer"
+            )
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raises ValueError where there is nothing to sample, or weights that do not fit into one tensor."""
+    sampled = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not sampled:
+        raise ValueError("the model has no weights that require a gradient, so there is nothing to sample")
+    kinds = {(p.dtype, p.device) for p in sampled.values()}
+    if len(kinds) > 1 or not next(iter(kinds))[0].is_floating_point:
+        shown = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        raise ValueError(f"the model's weights are {shown}; allowed: one floating type on one device")
+
+
+def check_checkpoints(model: nn.Module, checkpoints: Sequence[dict[str, Tensor] | None]) -> None:
+    """Raises ValueError for a checkpoint whose names, shapes or values are not those of a state of `model`."""
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for position, checkpoint in enumerate(checkpoints):
+        if checkpoint is None:
+            continue
+        where = f"checkpoint {position} does not fit the model"
+        missing, unknown = expected.keys() - checkpoint.keys(), checkpoint.keys() - expected.keys()
+        if missing or unknown:
+            parts = [
+                f"{word} {', '.join(sorted(names))}"
+                for word, names in (("without", missing), ("with", unknown))
+                if names
+            ]
+            raise ValueError(f"{where}: it is {' and '.join(parts)}; give a state dict of this model")
+        for name, tensor in checkpoint.items():
+            if tensor.shape != expected[name]:
+                raise ValueError(
+                    f"{where}: size mismatch for {name}, which is {tuple(tensor.shape)} there and "
+                    f"{tuple(expected[name])} in the model"
+                )
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"checkpoint {position}: {name} holds values that are not finite; there is no L(w*)")
+
+
+def check_data(data: tuple[Tensor, Tensor], batch_size: int, device: torch.device) -> None:
+    """Raises ValueError for data that is empty, uneven, elsewhere, not finite, or smaller than a batch."""
+    inputs, targets = data
+    if len(inputs) != len(targets):
+        raise ValueError(f"data has {len(inputs)} inputs and {len(targets)} targets; allowed: one target an input")
+    if len(inputs) == 0:
+        raise ValueError("data is empty; allowed: at least one sample")
+    if not 1 <= batch_size <= len(inputs):
+        raise ValueError(f"batch_size = {batch_size}, allowed: 1 to the number of samples, {len(inputs)}")
+    for name, tensor in (("inputs", inputs), ("targets", targets)):
+        if tensor.device != device:
+            raise ValueError(f"{name} are on {tensor.device} and the model is on {device}; move one to the other")
+        # A sum that is finite is one of finite values, and costs a fraction of looking at each.
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum()):
+            bad = (~torch.isfinite(tensor.reshape(len(tensor), -1))).any(1).nonzero()
+            if len(bad):
+                raise ValueError(f"{name} hold NaN or infinity in {len(bad)} samples, the first at index {int(bad[0])}")
+
+
+@torch.no_grad()
+def check_loss(model: nn.Module, data: tuple[Tensor, Tensor], loss_fn: Callable) -> None:
+    """Tries model and loss on a few samples; raises ValueError for what cannot work, with the reason."""
+    inputs, targets = (part[:TRIAL] for part in data)
+    weights = next(p for p in model.parameters() if p.requires_grad)
+    outputs = _tried_model(model, inputs, weights)
+    if loss_fn in (cross_entropy, nll_loss) and not targets.is_floating_point():
+        classes, labels = outputs.shape[1 if outputs.ndim > 1 else 0], data[1]
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise ValueError(f"labels go from {low} to {high}; allowed for {classes} outputs: 0 to {classes - 1}")
+    try:
+        loss = loss_fn(outputs, targets)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise ValueError(f"loss_fn fails on outputs {_kind(outputs)} and targets {_kind(targets)}: {error}") from error
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
+        given = f"a tensor {_kind(loss)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"loss_fn returns {given}; allowed: one floating-point number, the mean over the samples")
+    if len(inputs) > 1:
+        single = sum(float(loss_fn(o[None], t[None])) for o, t in zip(outputs, targets, strict=True)) / len(inputs)
+        if math.isclose(float(loss), len(inputs) * single, rel_tol=1e-3) and abs(single) > 1e-12:
+            raise ValueError('loss_fn returns a sum over the samples; allowed: their mean, as reduction="mean" gives')
+
+
+def _tried_model(model: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor:
+    """The outputs; ValueError where the model cannot take the inputs, or is not a function of them and its weights."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        outputs, again = model(inputs), model(inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = f"the model cannot take inputs {_kind(inputs)}"
+        if inputs.dtype != weights.dtype:
+            reason += f" with weights of {weights.dtype}; convert them, as in inputs.to({weights.dtype})"
+        raise ValueError(f"{reason}: {error}") from error
+    if not torch.equal(outputs, again):
+        raise ValueError(
+            "the model's forward pass is random: the same inputs gave two outputs, so there is no loss L(w) to sample"
+        )
+    changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name])]
+    if changed:
+        raise ValueError(
+            f"the model's forward pass changes its {changed[0]}, so there is no loss L(w) to sample; keep it fixed"
+        )
+    return outputs
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {tensor.dtype}"

@@ -1,0 +1,150 @@
+"""What do the losses that chains saw say? The LLC with its error, drift, diagnosis, and a verdict on every chain.
+
+Statistics are ArviZ's (Vehtari, Gelman, Simpson, Carpenter & Bürkner, Bayesian Analysis 16 (2021) 667).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from arviz_stats.base import array_stats
+from jaxtyping import Bool, Float
+
+from experiment_config import SamplerSettings
+
+SIGNIFICANT = 2.0  # standard errors by which a chain's halves must differ to say that it has not settled
+
+STEADY, RISING, FALLING, DIVERGED = "steady", "still rising", "still falling", "diverged"
+
+
+@dataclass(frozen=True)
+class LLCEstimate:
+    """An LLC estimate with what is needed to judge it. Numbers are None where they do not exist.
+
+    Chains that stopped being finite are marked in `diverged` and count in none of the pooled numbers.
+    """
+
+    llc: float | None  # λ̂, pooled over chains
+    std_error: float | None  # Monte-Carlo: the larger of the one from the effective sample size and between chains
+    drift: float | None  # λ̂ from the second half of the draws minus λ̂
+    wbic: float | None  # n · mean sampled loss; Watanabe's WBIC only at nβ = n / ln n, else tempered, as published
+    wbic_std_error: float | None
+    init_loss: float  # L(w*), mean over the whole training set
+    nbeta: float  # nβ used
+    trace: Float[np.ndarray, "num_chains num_draws"]  # sampled minibatch losses L_m(w_t), NaN once diverged
+    rhat: float | None  # split R-hat of the losses; blind here, because all chains start at w*
+    ess: float | None  # effective sample size of the mean loss
+    diverged: Bool[np.ndarray, "num_chains"]
+    chain_llcs: Float[np.ndarray, "num_chains"]  # λ̂ of each chain, NaN where diverged
+    chain_verdicts: tuple[str, ...]  # "steady", "still rising", "still falling" or "diverged"
+    acceptance: Float[np.ndarray, "num_chains"]  # MALA acceptance of each chain, NaN where the sampler has none
+    settings: SamplerSettings | None = None  # what it was sampled with
+
+    @property
+    def settled(self) -> bool:
+        """Whether doubling the draws moved λ̂ by less than its error, and no finite chain has halves that differ.
+
+        Necessary, not sufficient: chains that have not left w* also look settled.
+        """
+        if self.llc is None or self.std_error is None or self.drift is None:
+            return False
+        steady = all(verdict in (STEADY, DIVERGED) for verdict in self.chain_verdicts)
+        return steady and abs(self.drift) <= self.std_error
+
+    @property
+    def mean_acceptance(self) -> float | None:
+        """MALA acceptance, mean over the chains that stayed finite; None for samplers without."""
+        finite = self.acceptance[~self.diverged]
+        return float(finite.mean()) if len(finite) and np.isfinite(finite).all() else None
+
+    def running_means(self) -> Float[np.ndarray, "num_chains num_draws"]:
+        """λ̂ of each chain from its first 1, 2, … draws."""
+        return running_means(self.trace, self.init_loss, self.nbeta)
+
+
+def running_means(
+    trace: Float[np.ndarray, "num_chains num_draws"], init_loss: float, nbeta: float
+) -> Float[np.ndarray, "num_chains num_draws"]:
+    """λ̂ of each chain from its first 1, 2, … sampled losses."""
+    losses = np.asarray(trace, dtype=np.float64)
+    return nbeta * (np.cumsum(losses, axis=1) / np.arange(1, losses.shape[1] + 1) - init_loss)
+
+
+def summarise(
+    trace: Float[np.ndarray, "num_chains num_draws"],
+    init_loss: float,
+    nbeta: float,
+    num_samples: int | None = None,
+    acceptance: Float[np.ndarray, "num_chains"] | None = None,
+    settings: SamplerSettings | None = None,
+) -> LLCEstimate:
+    """The estimate from sampled losses: λ̂ = nβ (mean − L(w*)), pooled over the chains that stayed finite.
+
+    Args:
+        trace: Sampled losses, not finite from the draw on where a chain diverged.
+        init_loss: L(w*).
+        nbeta: nβ.
+        num_samples: n, for WBIC; None gives no WBIC.
+        acceptance: MALA acceptance of each chain.
+        settings: Kept in the estimate.
+    """
+    diverged = ~np.isfinite(trace).all(axis=1)
+    losses = trace.astype(np.float64)
+    good = losses[~diverged]
+    acceptance = np.full(len(trace), np.nan) if acceptance is None else acceptance
+    shared = {
+        "init_loss": init_loss,
+        "nbeta": nbeta,
+        "trace": trace,
+        "diverged": diverged,
+        "chain_llcs": np.where(diverged, np.nan, nbeta * (np.where(diverged[:, None], 0, losses).mean(1) - init_loss)),
+        "chain_verdicts": tuple(map(chain_verdict, losses)),
+        "acceptance": acceptance,
+        "settings": settings,
+    }
+    if len(good) == 0:
+        return LLCEstimate(None, None, None, None, None, rhat=None, ess=None, **shared)
+    mean = good.mean()
+    error = _standard_error(good)
+    return LLCEstimate(
+        llc=float(nbeta * (mean - init_loss)),
+        std_error=None if error is None else nbeta * error,
+        drift=float(nbeta * (good[:, good.shape[1] // 2 :].mean() - mean)),
+        wbic=None if num_samples is None else float(num_samples * mean),
+        wbic_std_error=None if error is None or num_samples is None else num_samples * error,
+        rhat=_diagnosis(array_stats.rhat, good),
+        ess=_diagnosis(array_stats.ess, good, method="mean"),
+        **shared,
+    )
+
+
+def chain_verdict(losses: Float[np.ndarray, "num_draws"]) -> str:
+    """Whether a chain is steady, still rising, still falling, or diverged.
+
+    The means of its two halves are compared, each with its own standard error (Geweke 1992): apart by more than two
+    errors, the chain has not settled. A steady chain is called rising, or falling, about once in forty times each.
+    """
+    if not np.isfinite(losses).all():
+        return DIVERGED
+    halves = losses[: len(losses) // 2], losses[len(losses) // 2 :]
+    errors = [_diagnosis(array_stats.mcse, half[None], method="mean") for half in halves]
+    if None in errors:
+        return STEADY
+    rise = halves[1].mean() - halves[0].mean()
+    if abs(rise) <= SIGNIFICANT * math.hypot(*errors):
+        return STEADY
+    return RISING if rise > 0 else FALLING
+
+
+def _standard_error(losses: Float[np.ndarray, "chains draws"]) -> float | None:
+    within = _diagnosis(array_stats.mcse, losses, method="mean")
+    between = losses.mean(axis=1).std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else None
+    return max((float(error) for error in (within, between) if error is not None), default=None)
+
+
+def _diagnosis(statistic: Callable, losses: Float[np.ndarray, "chains draws"], **kwargs) -> float | None:
+    """One of ArviZ's statistics, None where it is not defined (chains too short, or constant)."""
+    with np.errstate(all="ignore"):
+        value = statistic(losses, **kwargs)
+    return float(value) if np.isfinite(value) else None
