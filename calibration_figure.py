@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from figures import DASHES, INK, PARAMETER_COLOURS, Z_95, _figure
+from figure_style import DASHES, INK, PARAMETER_COLOURS, empty_figure
+from number_texts import Z_95
 
 
 def calibration_figure(table: pd.DataFrame) -> go.Figure:
@@ -13,7 +14,7 @@ def calibration_figure(table: pd.DataFrame) -> go.Figure:
     Args:
         table: `llc_settings.Calibration.table`.
     """
-    figure = _figure("LLC against the step size", "filled: admissible, hollow: not, star: chosen")
+    figure = empty_figure("LLC against the step size", "filled: admissible, hollow: not, star: chosen")
     nbetas, localizations = list(table["nbeta"].unique()), list(table["localization"].unique())
     for (nbeta, localization), cells in table.groupby(["nbeta", "localization"], sort=False):
         colour = PARAMETER_COLOURS[localizations.index(localization) % len(PARAMETER_COLOURS)]

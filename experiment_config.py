@@ -68,6 +68,11 @@ class ExperimentSettings(_Section):
         "both", description="The optimizer or optimizers trained; a swap needs both."
     )
     hessian: bool = Field(True, description="Whether the Hessian's trace is estimated at the measured epochs.")
+    robustness: bool = Field(
+        True,
+        description="Whether the final checkpoints' LLCs are measured again on a grid of γ and nβ, and after a "
+        "rescaling of layers that leaves the network's function as it is.",
+    )
     hidden_nodes: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
         [256], min_length=1, description="Units in a hidden layer, one model an entry, paired with hidden_layers."
     )
@@ -179,8 +184,8 @@ class SamplerSettings(_Section):
     )
     backend: Literal["batched", "devinterp"] = Field(
         "batched",
-        description="What runs the chains: devinterp, one by one, or batched, all at once (to come; until then it is "
-        "the same as devinterp).",
+        description="What runs the chains: the project's own engine, in which they advance together (batched), or "
+        "devinterp, one by one, as an independent check.",
     )
     seed: Seed = Field(0, description="Seed of the sampler's noise and batches.")
 

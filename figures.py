@@ -5,24 +5,32 @@ of that checkpoint, shape (num_chains, num_draws), NaN from the draw on where a 
 or writes: a notebook shows a figure as it is, the report writes it into a page.
 """
 
-import html
 import math
 from collections.abc import Mapping
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-COLOURS = {"sgd": "#0072b2", "ngd": "#cc3311"}  # blue and red that stay apart under all common colour blindness
-OTHER_COLOURS = ("#009988", "#aa4499", "#997700")  # for optimizers that a user plugs in
-PARAMETER_COLOURS = ("#332288", "#cc6677", "#117733", "#ddaa33", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
+from figure_style import (
+    DASHES,
+    HEIGHT,
+    INK,
+    PARAMETER_COLOURS,
+    SOFT,
+    SYMBOLS,
+    axis_scale,
+    empty_figure,
+    label,
+    llc_axis,
+    optimizer_colour,
+    optimizer_line,
+    shorten,
+    wbic_axis,
+)
+from llc_estimate import DIVERGED, running_means
+from number_texts import Z_95, chain_counts
+from robustness_figures import llc_grid_figure, rescaling_figure
 
-HEIGHT = 460  # pixels, every figure
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-INK, SOFT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
-Z_95 = 1.96  # half width of a 95 % interval in standard errors
 MAX_POINTS = 1000  # a running mean is drawn with at most this many points a chain
 LOSS_AXIS = "loss (nats, mean cross-entropy)"
 
@@ -38,6 +46,8 @@ def model_figures(title: str, results: Results, traces: Traces) -> list[tuple[st
         ("llc", llc_figure(title, results)),
         ("wbic", wbic_figure(title, results)),
         ("running-mean", running_mean_figure(title, results, traces)),
+        ("llc-grid", llc_grid_figure(title, results)),
+        ("rescaling", rescaling_figure(title, results)),
         ("hessian-trace", hessian_trace_figure(title, results)),
         ("kappa", kappa_figure(title, results)),
         ("llc-against-loss", llc_against_loss_figure(title, results)),
@@ -57,8 +67,22 @@ CAPTIONS = {
     "wbic": "n times the mean loss sampled around the solution, so it follows training loss and LLC together. It is "
     "Watanabe's WBIC only at nβ = n/ln n; sampled at any other nβ, its values compare only with the same settings.",
     "running-mean": "Convergence check: each thin line is one chain, the thick one the mean of the chains that stayed "
-    "finite. Where it still slopes at the last draw, the number depends on the draws. Chains that agree, or an R-hat "
-    "near 1, do not prove convergence, because all chains start at w*.",
+    "finite. Where it still slopes at the last draw, the number depends on the draws. A chain is still rising, or "
+    "falling, where the means of its two halves differ by more than two of their standard errors; one that diverged "
+    "counts in no mean, and a cross marks where it left. Chains that agree, or an R-hat near 1, do not prove "
+    "convergence, because all chains start at w*.",
+    "llc-grid": "Does the order of the final LLCs hold at other settings? Every cell samples both final checkpoints "
+    "with SGLD and the config's chains and draws. Its step size follows from one rule, ε = 0.2/(nβ h_max + γ), the "
+    "same for both optimizers: h_max is the larger of the two checkpoints' largest Hessian eigenvalues. In bold NGD − "
+    "SGD, below it the 95 % interval (sampling alone); colour is the difference in standard errors, red where NGD's "
+    "LLC is higher. The numbers of different cells do not compare, their signs do. In a hatched cell an estimate "
+    "still moves by more than its error when the draws are doubled, or a chain has not come to rest: it is not "
+    "counted. Diverged chains (×) are left out of their estimate.",
+    "rescaling": "How far does the estimator depend on how the same function is written? The first layer's weights and "
+    "bias times c and the next layer's weights divided by c give the same network, so λ is the same for every c. A "
+    "departure of λ̂ from the dashed line is the estimator's: its localisation and its noise are isotropic in the "
+    "weights. Bars are 95 % intervals of the sampling alone, percentages are against c = 1; a hollow point has not "
+    "settled.",
     "hessian-trace": "Curvature of the loss, summed over all directions, by Hutchinson's estimate; bars are 95 % "
     "intervals over probes with the batches fixed. A flatter minimum has a smaller trace, which need not go with a "
     "lower LLC.",
@@ -72,25 +96,25 @@ CAPTIONS = {
 
 def loss_figure(title: str, results: Results) -> go.Figure:
     """Training (solid) and validation loss (dashed), in nats, over epochs."""
-    figure = _figure("Training and validation loss", title)
+    figure = empty_figure("Training and validation loss", title)
     drawn = []
     for key, words, dash in (("train_loss", "training", "solid"), ("val_loss", "validation", "dash")):
         for optimizer, values in _measured(title, results, key):
             figure.add_trace(_epoch_line(values, optimizer, f"{label(optimizer)}, {words}", dash=dash))
             drawn.append(values)
     _epoch_axis(figure, results)
-    figure.update_yaxes(title_text=LOSS_AXIS, **_scale(drawn))
+    figure.update_yaxes(title_text=LOSS_AXIS, **axis_scale(drawn))
     return figure
 
 
 def update_norm_figure(title: str, results: Results) -> go.Figure:
     """Mean over an epoch's steps of the sum over tensors of ‖Δw‖₂, in units of the weights."""
-    figure = _figure("Length of a step", title)
+    figure = empty_figure("Length of a step", title)
     drawn = _measured(title, results, "update_norm")
     for optimizer, values in drawn:
         figure.add_trace(_epoch_line(values, optimizer))
     _epoch_axis(figure, results)
-    figure.update_yaxes(title_text="Σ over tensors of ‖Δw‖₂, mean over steps", **_scale([v for _, v in drawn]))
+    figure.update_yaxes(title_text="Σ over tensors of ‖Δw‖₂, mean over steps", **axis_scale([v for _, v in drawn]))
     return figure
 
 
@@ -106,29 +130,33 @@ def wbic_figure(title: str, results: Results) -> go.Figure:
 
 def running_mean_figure(title: str, results: Results, traces: Traces) -> go.Figure:
     """Running means of LLC and WBIC over draws, per chain, at the last sampled epoch of each optimizer."""
-    figure = _figure("Running means over the draws", title, columns=2)
-    ranges: tuple[list, list] = ([], [])
+    figure = empty_figure("Running means over the draws", title, columns=2)
+    shown = []  # (optimizer, epoch, verdict of each chain, losses (chains, draws), L(w*))
     for optimizer, series in _optimizers(title, results).items():
         sampled = [epoch for (model, name, epoch) in traces if (model, name) == (title, optimizer)]
         init_losses = _values(series, "llc_init_loss")
         sampled = [epoch for epoch in sampled if epoch < len(init_losses) and np.isfinite(init_losses[epoch])]
-        if not sampled:
-            continue
-        epoch = max(sampled)
-        losses = np.asarray(traces[title, optimizer, epoch], dtype=float)  # (chains, draws)
-        mean_loss = np.cumsum(losses, axis=1) / np.arange(1, losses.shape[1] + 1)
-        llc = results["nbeta"] * (mean_loss - init_losses[epoch])
-        for column, means in enumerate((llc, results["train_size"] * mean_loss), start=1):
-            ranges[column - 1].append(_add_running_means(figure, means, optimizer, epoch, column))
-    for column, axis in ((1, llc_axis(results)), (2, wbic_axis(results))):
-        figure.update_yaxes(title_text=axis, range=_union(ranges[column - 1]), col=column)
+        if sampled:
+            epoch = max(sampled)
+            losses = np.asarray(traces[title, optimizer, epoch], dtype=float)
+            shown.append((optimizer, epoch, _chain_verdicts(series, epoch, losses), losses, init_losses[epoch]))
+    panels = (
+        (llc_axis(results), [running_means(losses, loss, results["nbeta"]) for *_, losses, loss in shown]),
+        (wbic_axis(results), [running_means(losses, 0.0, results["train_size"]) for *_, losses, _ in shown]),
+    )
+    for column, (axis, means) in enumerate(panels, start=1):
+        limits = _limits(means)
+        figure.update_yaxes(title_text=axis, range=limits, col=column)
+        for (optimizer, epoch, verdicts, *_), one in zip(shown, means, strict=True):
+            _add_running_means(figure, one, verdicts, optimizer, epoch, limits, column)
+    figure.update_layout(hovermode="closest")
     figure.update_xaxes(title_text="draw")
     return figure
 
 
 def hessian_trace_figure(title: str, results: Results) -> go.Figure:
     """Trace of the mean loss's Hessian over epochs, with 95 % intervals over the probes."""
-    figure = _figure("Hessian trace", title)
+    figure = empty_figure("Hessian trace", title)
     drawn = _measured(title, results, "hessian_trace")
     for optimizer, values in drawn:
         error = _values(_optimizers(title, results)[optimizer], "hessian_trace_std_error")
@@ -136,13 +164,13 @@ def hessian_trace_figure(title: str, results: Results) -> go.Figure:
     _epoch_axis(figure, results)
     batches = results["config"]["data"]["num_hessian_batches"]
     axis = f"Hessian trace (nats per weight², {batches} batches)"
-    figure.update_yaxes(title_text=axis, **_scale([values for _, values in drawn]))
+    figure.update_yaxes(title_text=axis, **axis_scale([values for _, values in drawn]))
     return figure
 
 
 def kappa_figure(title: str, results: Results) -> go.Figure:
     """NGD's smoothing κ (gradient²) over epochs on a log axis: colour by parameter, dash by axis."""
-    figure = _figure("Smoothing κ of NGD", title)
+    figure = empty_figure("Smoothing κ of NGD", title)
     kappa = _optimizers(title, results).get("ngd", {}).get("kappa") or {}
     axes = set()
     for index, (parameter, by_axis) in enumerate(kappa.items()):
@@ -160,13 +188,13 @@ def kappa_figure(title: str, results: Results) -> go.Figure:
     _epoch_axis(figure, results)
     # A legend of many parameters gets room of its own, so that the curves keep theirs.
     figure.update_layout(hovermode="closest", height=min(HEIGHT + 12 * max(0, len(kappa) - 8), 2 * HEIGHT))
-    figure.update_yaxes(title_text="κ (gradient², mean over steps)", **_scale([line.y for line in figure.data]))
+    figure.update_yaxes(title_text="κ (gradient², mean over steps)", **axis_scale([line.y for line in figure.data]))
     return figure
 
 
 def llc_against_loss_figure(title: str, results: Results) -> go.Figure:
     """LLC with 95 % intervals against the training loss L(w*) in nats, one point an epoch."""
-    figure = _figure("LLC against training loss", title)
+    figure = empty_figure("LLC against training loss", title)
     losses, labels, swap = [], [], _swap_epoch(results)
     for optimizer, llc in _measured(title, results, "llc"):
         series = _optimizers(title, results)[optimizer]
@@ -175,16 +203,18 @@ def llc_against_loss_figure(title: str, results: Results) -> go.Figure:
         if not epochs:
             continue
         shown = {epochs[-1]} if losses else {epochs[0], swap, epochs[-1]}  # the shared checkpoints are labelled once
-        line = _line(loss[epochs], llc[epochs], optimizer, std_error=error[epochs])
+        line = optimizer_line(loss[epochs], llc[epochs], optimizer, std_error=error[epochs])
         line.line.width = 1
         hover = [f"epoch {e}: {h}, loss {loss[e]:.4g}" for e, h in zip(epochs, line.customdata, strict=True)]
         figure.add_trace(line.update(customdata=hover))
         # Above the first curve, below the second: the two often run into each other.
         side = 1 if losses else -1
-        labels += [(loss[e], llc[e], f"epoch {e}", side, _colour(optimizer)) for e in sorted(shown & set(epochs))]
+        labels += [
+            (loss[e], llc[e], f"epoch {e}", side, optimizer_colour(optimizer)) for e in sorted(shown & set(epochs))
+        ]
         losses.append(loss[epochs])
     figure.update_layout(hovermode="closest")
-    scale = _scale(losses)
+    scale = axis_scale(losses)
     for x, y, text, side, colour in labels:
         place = {"x": math.log10(x) if scale.get("type") == "log" else x, "y": y, "ax": 0, "ay": 56 * side}
         look = {
@@ -200,67 +230,8 @@ def llc_against_loss_figure(title: str, results: Results) -> go.Figure:
     return figure
 
 
-def label(optimizer: str) -> str:
-    """How a figure, table or sentence calls an optimizer; plain text."""
-    return optimizer.upper() if optimizer in COLOURS else optimizer
-
-
-def llc_axis(results: Results) -> str:
-    """Axis title of the LLC, with the settings that the number depends on."""
-    sampler = results["config"]["devinterp"]
-    gamma = f", γ = {sampler['localization']:g}" if sampler["sampler"] != "sgnht" else ""  # SGNHT has none
-    return f"LLC λ̂ (nβ = {results['nbeta']:.3g}{gamma})"
-
-
-def wbic_axis(results: Results) -> str:
-    """Axis title of WBIC, which is Watanabe's only at nβ = n/ln n."""
-    return "WBIC (nats, nβ = n/ln n)" if is_watanabe_nbeta(results) else "WBIC (nats; tempered, as published)"
-
-
-def is_watanabe_nbeta(results: Results) -> bool:
-    """Whether nβ is n/ln n, where n · mean sampled loss is WBIC (Watanabe 2013)."""
-    n = results["train_size"]
-    return math.isclose(results["nbeta"], n / math.log(n), rel_tol=1e-3)
-
-
-def shorten(text: str, length: int) -> str:
-    """`text` as Plotly may draw it: at most `length` characters, cut in the middle, and nothing in it read as a tag."""
-    if len(text) > length:
-        head = (length - 1) // 2
-        text = f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
-    return html.escape(text, quote=False)
-
-
-def _figure(heading: str, title: str, columns: int = 1) -> go.Figure:
-    figure = make_subplots(rows=1, cols=columns, horizontal_spacing=0.13)
-    figure.update_layout(
-        template="none",
-        title={
-            "text": f"<b>{heading}</b><br><span style='font-size:13px;color:{SOFT}'>{shorten(title, 80)}</span>",
-            "font": {"size": 17},
-            **{"x": 0, "xref": "container", "xanchor": "left"},
-            **{"y": 0.97, "yref": "container", "yanchor": "top", "pad": {"l": 12}},
-        },
-        height=HEIGHT,
-        margin={"l": 64, "r": 20, "t": 84, "b": 40},
-        font={"family": FONT, "size": 13, "color": INK},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        hovermode="x unified",
-        hoverlabel={"namelength": -1, "font": {"family": FONT, "size": 12}},
-        showlegend=True,
-        # Anchored to the bottom of the container, the legend reserves its own margin however many rows it wraps into.
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "maxheight": 0.45},
-    )
-    look = {"gridcolor": GRID, "linecolor": "#9aa5b1", "tickcolor": "#9aa5b1", "showline": True, "zeroline": False}
-    look |= {"ticks": "outside", "automargin": True, "title_font_size": 13}
-    figure.update_xaxes(**look, title_standoff=8)
-    figure.update_yaxes(**look, title_standoff=10)
-    return figure
-
-
 def _beside_validation_loss(heading: str, title: str, results: Results, key: str, axis: str) -> go.Figure:
-    figure = _figure(heading, title, columns=2)
+    figure = empty_figure(heading, title, columns=2)
     measured = _measured(title, results, key)
     for optimizer, values in measured:
         error = _values(_optimizers(title, results)[optimizer], f"{key}_std_error")
@@ -272,7 +243,7 @@ def _beside_validation_loss(heading: str, title: str, results: Results, key: str
         figure.add_trace(_epoch_line(values, optimizer).update(legend), row=1, col=2)
     _epoch_axis(figure, results)
     figure.update_yaxes(title_text=axis, col=1)
-    figure.update_yaxes(title_text="validation " + LOSS_AXIS, **_scale([v for _, v in losses]), col=2)
+    figure.update_yaxes(title_text="validation " + LOSS_AXIS, **axis_scale([v for _, v in losses]), col=2)
     return figure
 
 
@@ -284,72 +255,63 @@ def _band(values: np.ndarray, std_error: np.ndarray, optimizer: str) -> go.Scatt
     for epochs in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
         x += [*epochs, *epochs[::-1], None]
         y += [*high[epochs], *low[epochs][::-1], None]
-    colour = _colour(optimizer)
+    colour = optimizer_colour(optimizer)
     band = go.Scatter(x=x, y=y, mode="lines", line={"width": 0, "color": colour}, fill="toself", fillcolor=colour)
     return band.update(
         name=f"{label(optimizer)}, 95 %", opacity=0.15, hoverinfo="skip", showlegend=False, legendgroup=label(optimizer)
     )
 
 
-def _line(x, y, optimizer: str, name: str = "", dash: str = "solid", std_error=None) -> go.Scatter:
-    colour = _colour(optimizer)
-    line = go.Scatter(
-        x=x,
-        y=y,
-        name=name or label(optimizer),
-        legendgroup=name or label(optimizer),
-        mode="lines+markers",  # the markers show an epoch that was measured alone
-        line={"color": colour, "dash": dash, "width": 2},
-        marker={"color": colour, "size": 6 if len(y) <= 60 else 3},
-        customdata=_hover_texts(y, std_error),
-        hovertemplate="%{customdata}",
-    )
-    if std_error is not None:
-        line.error_y = {"type": "data", "array": Z_95 * std_error, "color": colour, "thickness": 1.2, "width": 3}
-    return line
-
-
 def _epoch_line(values: np.ndarray, optimizer: str, name: str = "", dash: str = "solid", std_error=None) -> go.Scatter:
-    return _line(np.arange(len(values)), values, optimizer, name, dash, std_error)
+    return optimizer_line(np.arange(len(values)), values, optimizer, name, dash, std_error)
 
 
-def _hover_texts(values: np.ndarray, std_error) -> list[str]:
-    if std_error is None:
-        return [f"{value:.4g}" for value in values]
-    return [
-        f"{value:.4g} ± {Z_95 * error:.2g} (95 %)" if np.isfinite(error) else f"{value:.4g} (no standard error)"
-        for value, error in zip(values, std_error, strict=True)
-    ]
+def _chain_verdicts(series: Mapping, epoch: int, losses: np.ndarray) -> list[str]:
+    """The verdict of each chain; of a run from before there were any, only which ones diverged."""
+    chains = (series.get("llc_chains") or {epoch: None})[epoch]
+    if chains:
+        return [chain["verdict"] for chain in chains]
+    return ["finite" if finite else "diverged" for finite in np.isfinite(losses).all(axis=1)]
 
 
-def _add_running_means(figure: go.Figure, means: np.ndarray, optimizer: str, epoch: int, column: int):
-    """Draws `means` (chains, draws); returns (lowest, highest) value of the chains that stayed finite, or None."""
+def _add_running_means(
+    figure: go.Figure, means: np.ndarray, verdicts: list[str], optimizer: str, epoch: int, limits, column: int
+) -> None:
+    """Draws `means` (chains, draws); a cross marks where a chain that diverged leaves the axis range `limits`."""
     draws = means.shape[1]
     shown = np.unique(np.linspace(0, draws - 1, min(draws, MAX_POINTS)).round().astype(int))
-    finite = np.isfinite(means).all(axis=1)
-    group, colour = f"{label(optimizer)}, epoch {epoch}", _colour(optimizer)
+    group, colour = f"{label(optimizer)}, epoch {epoch}", optimizer_colour(optimizer)
     hover = "draw %{x}: %{y:.4g}<extra>%{meta}</extra>"
-    for chain, values in enumerate(means):
-        line = go.Scatter(x=shown + 1, y=values[shown], mode="lines", name=f"{group}: each chain", legendgroup=group)
+    counts = chain_counts({"verdict": verdict} for verdict in verdicts)
+    low, high = limits or (-np.inf, np.inf)
+    for chain, (values, verdict) in enumerate(zip(means, verdicts, strict=True)):
+        name = f"{group}: each chain ({counts})"
+        line = go.Scatter(x=shown + 1, y=values[shown], mode="lines", name=name, legendgroup=group)
         line.update(line={"color": colour, "width": 1, "dash": DASHES[chain % len(DASHES)]}, opacity=0.6)
-        line.update(meta=f"{group}, chain {chain + 1}{'' if finite[chain] else ' (diverged)'}", hovertemplate=hover)
+        line.update(meta=f"{group}, chain {chain + 1}: {verdict}", hovertemplate=hover)
         figure.add_trace(line.update(showlegend=chain == 0 and column == 1), row=1, col=column)
-    figure.update_layout(hovermode="closest")
-    if not finite.any():
-        return None
-    mean = means[finite].mean(axis=0)
-    line = go.Scatter(x=shown + 1, y=mean[shown], mode="lines", name=f"{group}: mean of chains", legendgroup=group)
-    line.update(line={"color": colour, "width": 3}, meta=f"{group}, mean of chains", hovertemplate=hover)
-    figure.add_trace(line.update(showlegend=column == 1), row=1, col=column)
-    return means[finite].min(), means[finite].max()
+        inside = np.flatnonzero(np.isfinite(values) & (values >= low) & (values <= high))
+        if verdict == DIVERGED and len(inside):
+            end = inside[-1]
+            cross = go.Scatter(x=[end + 1], y=[values[end]], mode="markers", name=f"{group}: a chain diverged")
+            cross.update(marker={"symbol": "x", "size": 10, "color": colour}, meta=line.meta, hovertemplate=hover)
+            first = column == 1 and DIVERGED not in verdicts[:chain]
+            figure.add_trace(cross.update(legendgroup=group, showlegend=first), row=1, col=column)
+    finite = np.isfinite(means).all(axis=1)
+    if finite.any():
+        mean = means[finite].mean(axis=0)
+        line = go.Scatter(x=shown + 1, y=mean[shown], mode="lines", name=f"{group}: mean of chains", legendgroup=group)
+        line.update(line={"color": colour, "width": 3}, meta=f"{group}, mean of chains", hovertemplate=hover)
+        figure.add_trace(line.update(showlegend=column == 1), row=1, col=column)
 
 
-def _union(ranges: list) -> list | None:
+def _limits(panel: list[np.ndarray]) -> list | None:
     """Axis range over what stayed finite: a chain on its way to infinity must not flatten the others."""
-    ranges = [pair for pair in ranges if pair is not None]
-    if not ranges:
+    finite = [means[np.isfinite(means).all(axis=1)] for means in panel]
+    values = np.concatenate([means.ravel() for means in finite]) if finite else np.empty(0)
+    if not len(values):
         return None
-    low, high = min(pair[0] for pair in ranges), max(pair[1] for pair in ranges)
+    low, high = values.min(), values.max()
     margin = 0.06 * (high - low) or 1.0
     return [low - margin, high + margin]
 
@@ -389,21 +351,6 @@ def _epoch_axis(figure: go.Figure, results: Results) -> None:
 def _swap_epoch(results: Results) -> int | None:
     experiment = results["config"]["experiment"]
     return experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" else None
-
-
-def _scale(drawn: list[np.ndarray]) -> dict:
-    """A log axis where positive values span a decade or more: ticks at 1, 2, 5, written out, or at powers of ten."""
-    values = np.concatenate([*(np.asarray(values, dtype=float) for values in drawn), [np.nan]])
-    values = values[np.isfinite(values)]
-    if not len(values) or values.min() <= 0 or values.max() < 10 * values.min():
-        return {}
-    if values.max() < 1000 * values.min():
-        return {"type": "log", "dtick": "D2", "tickformat": "~g" if values.min() >= 1e-4 else "~e"}
-    return {"type": "log", "dtick": 1, "tickformat": ".0e"}
-
-
-def _colour(optimizer: str) -> str:
-    return COLOURS.get(optimizer) or OTHER_COLOURS[sum(optimizer.encode()) % len(OTHER_COLOURS)]
 
 
 def _optimizers(title: str, results: Results) -> Mapping:

@@ -13,7 +13,9 @@ not prove convergence: that also needs that doubling the draws moves λ̂ by les
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -97,9 +99,7 @@ def estimate_llcs(
     target = _target(copy.deepcopy(model).train(), data, batch_size, loss_fn, population_loss, common)
     check_checkpoints(model, checkpoints)
     nbetas = [_nbeta(s.nbeta, batch_size, target.num_samples) for s in every]
-    init_losses = {p: target.init_loss(checkpoints[p]) for p in wanted}
-    traces = {p: Samples.empty(common.num_chains, common.num_draws) for p in wanted}
-    missing = dict.fromkeys(wanted, common.num_chains)
+    losses = {id(c): target.init_loss(c) for c in {id(checkpoints[p]): checkpoints[p] for p in wanted}.values()}
     estimates: list[LLCEstimate | None] = [None] * len(checkpoints)
     for positions in _alike(target, checkpoints, wanted):
         chains = [
@@ -107,16 +107,32 @@ def estimate_llcs(
             for start, p in enumerate(positions)
             for number in range(common.num_chains)
         ]
-        for rows, samples in target.run([checkpoints[p] for p in positions], chains, common, memory_budget, label):
-            for row, losses, acceptance in zip(rows, *samples, strict=True):
-                p, number = positions[chains[row].start], chains[row].seed[2]
-                traces[p].losses[number], traces[p].acceptance[number] = losses, acceptance
-                missing[p] -= 1
-                if not missing[p]:
-                    estimates[p] = summarise(traces[p].losses, init_losses[p], nbetas[p], target.num_samples,
-                                             traces[p].acceptance, every[p])  # fmt: skip
-                    on_estimate(p, estimates[p])
+        stream = target.run([checkpoints[p] for p in positions], chains, common, memory_budget, label)
+        with closing(stream):  # an error here ends the chains that are under way
+            for start, samples in _by_checkpoint(stream, chains, common):
+                p = positions[start]
+                init_loss = losses[id(checkpoints[p])]
+                estimates[p] = summarise(
+                    samples.losses, init_loss, nbetas[p], target.num_samples, samples.acceptance, every[p]
+                )
+                on_estimate(p, estimates[p])
     return estimates
+
+
+def _by_checkpoint(
+    stream: Iterable[tuple[range, Samples]], chains: Sequence[Chain], settings: SamplerSettings
+) -> Iterator[tuple[int, Samples]]:
+    """(chain.start, samples of all its chains) as soon as the last of them has come, in whatever groups they come."""
+    waiting: dict[int, Samples] = {}
+    missing = Counter(chain.start for chain in chains)
+    for rows, samples in stream:
+        for row, losses, acceptance in zip(rows, *samples, strict=True):
+            start, number = chains[row].start, chains[row].seed[2]
+            whole = waiting.setdefault(start, Samples.empty(settings.num_chains, settings.num_draws))
+            whole.losses[number], whole.acceptance[number] = losses, acceptance
+            missing[start] -= 1
+            if not missing[start]:
+                yield start, waiting.pop(start)
 
 
 def _check_settings(every: Sequence[SamplerSettings], ids: Sequence[int], count: int) -> None:

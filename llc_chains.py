@@ -33,7 +33,7 @@ CPU_BUDGET = 4 * 2**20  # bytes for a group of chains, about a core's cache: bey
 CUDA_SHARE = 0.5  # of a CUDA device's memory; of all of it, so that groups are the same from run to run
 NOISE_BLOCK = 2**16  # random numbers a chain draws at once: small models would spend their time in calls
 INDEX_BLOCK = 64  # minibatches drawn at once
-MALA_EVERY = 20  # draws between two evaluations of the MALA acceptance, each of which costs a gradient
+MALA_EVERY = 50  # draws between two evaluations of the MALA acceptance, each of which costs a gradient
 RMSPROP_DECAY, RMSPROP_FLOOR = 0.99, 0.1  # devinterp's
 
 Loss = Callable[..., Tensor]  # (named parameters, *batch) → mean loss, a scalar

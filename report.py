@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,9 +17,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from figures import Traces, label, model_figures
+from figure_style import label
+from figures import Traces, model_figures
+from number_texts import chain_counts, difference_texts, drift_text, number, with_error
+from robustness_verdict import NBETA_RULES, CellOrder, grid_orders
+from run_results import CHAIN_SERIES
 from run_store import write_atomically
-from verdict import Verdict, at, difference_texts, number, verdicts, with_error
+from verdict import Verdict, at, verdicts
 
 __all__ = ["series_csv", "verdicts", "write_figs_to_html", "write_report"]
 
@@ -33,12 +37,27 @@ TEMPLATES = Environment(
 )
 
 
+ROBUSTNESS = ("llc-grid", "rescaling")  # figures that stand in a section of their own
+MAX_CHAINS = 20  # rows of the table of chains
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the page shows it: every cell is a text and a smaller one below it."""
+
+    caption: str
+    note: str
+    head: list[tuple[str, str]]  # (text, the optimizer it belongs to or "")
+    rows: list[list[tuple[str, str]]]
+
+
 @dataclass(frozen=True)
 class Section:
-    """Figures under one heading, each as (key, caption, figure); an empty heading shows none."""
+    """Figures under one heading, each as (key, caption, figure), then tables; an empty heading shows none."""
 
     heading: str
     figures: list[tuple[str, str, go.Figure]]
+    tables: list[Table] = field(default_factory=list)
 
 
 def write_figs_to_html(
@@ -71,31 +90,51 @@ def write_report(results: Mapping, traces: Traces, dest: str | Path) -> Path:
     run = {
         "running": results["status"] == "running",
         "verdicts": [(verdict, _tiles(verdict)) for verdict in verdicts(results)],
-        "metrics": [_metrics_table(title, results) for title in results["models"]],
+        "metrics": [(_metrics_table(title, results), _chains_table(title, results)) for title in results["models"]],
         "tables": [(f"Config: {name}", _rows(config[name])) for name in ("experiment", "data", "devinterp")]
         + [("Environment", _rows(results["environment"])), ("Time", _timing_rows(results["timing_s"]))],
         "csv_uri": f"data:text/csv;charset=utf-8,{quote(series_csv(results))}",
     }
-    sections = [Section(title, model_figures(title, results, traces)) for title in results["models"]]
+    sections = [section for title in results["models"] for section in _sections(title, results, traces)]
     title = f"NGD and SGD on {config['data']['dataset']}, {config['experiment']['experiment_type']} run"
     return _write_page(dest, title, sections, run=run)
 
 
 def series_csv(results: Mapping) -> str:
-    """Every per-epoch series but κ as CSV, one row per model, optimizer and epoch; empty where not measured."""
+    """Every per-epoch series but κ as CSV, one row per model, optimizer and epoch; empty where not measured.
+
+    Of the chains it has the verdicts, in one column.
+    """
     rows, columns = [], []
     for title, model in results["models"].items():
         for optimizer, series in model["optimizers"].items():
             lists = {key: values for key, values in series.items() if isinstance(values, list)}
             columns += [key for key in lists if key not in columns]
             for epoch in range(results["config"]["experiment"]["num_epochs"] + 1):
-                row = {key: number(values[epoch]) for key, values in lists.items() if epoch < len(values)}
+                row = {key: _csv_value(key, values[epoch]) for key, values in lists.items() if epoch < len(values)}
                 rows.append({"title": title, "optimizer": optimizer, "epoch": epoch, **row})
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, ["title", "optimizer", "epoch", *columns], restval="")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _csv_value(key: str, value) -> float | str | None:
+    if key in CHAIN_SERIES:
+        return "; ".join(chain["verdict"] for chain in value or ())
+    return number(value)
+
+
+def _sections(title: str, results: Mapping, traces: Traces) -> list[Section]:
+    """The figures of one model, then those of its robustness, with the numbers behind them, where it was measured."""
+    figures = model_figures(title, results, traces)
+    sections = [Section(title, [entry for entry in figures if entry[0] not in ROBUSTNESS])]
+    robust = [entry for entry in figures if entry[0] in ROBUSTNESS]
+    if robust:
+        tables = [_grid_table(title, results)] if grid_orders(title, results) else []
+        sections.append(Section(f"Robustness of the order: {title}", robust, tables))
+    return sections
 
 
 def _write_page(dest, title: str, sections: list[Section], summary: str | Markup = "", run: dict | None = None) -> Path:
@@ -144,8 +183,10 @@ METRICS = (  # (name, unit or meaning, key, standard error's key, format)
     ("Update norm", "Σ over tensors of ‖Δw‖₂, mean over steps", "update_norm", None, "#.3g"),
     ("LLC λ̂", "± standard error", "llc", "llc_std_error", ""),
     ("LLC drift", "second half of the draws minus all", "llc_drift", None, "+.2g"),
-    ("Diverged chains", "", "num_diverged_chains", None, ".0f"),
-    ("R-hat", "near 1 is no proof of convergence", "llc_rhat", None, ".3f"),
+    ("Diverged chains", "excluded from every estimate", "num_diverged_chains", None, ".0f"),
+    ("Unsettled chains", "still rising or still falling", "num_unsettled_chains", None, ".0f"),
+    ("MALA acceptance", "of a step; 1 for ε → 0", "llc_acceptance", None, ".3f"),
+    ("R-hat", "split; blind here, because all chains start at w*", "llc_rhat", None, ".3f"),
     ("Effective sample size", "draws", "llc_ess", None, ".0f"),
     ("WBIC", "nats, ± standard error", "wbic", "wbic_std_error", ""),
     ("Hessian trace", "± standard error over probes", "hessian_trace", "hessian_trace_std_error", ""),
@@ -180,6 +221,65 @@ def _cell(series: Mapping, key: str, error_key: str | None, style: str, last: in
     value = at(series, key, epochs[-1])
     text = with_error(value, at(series, error_key, epochs[-1])) if error_key else format(value, style)
     return text, None if epochs[-1] == last else epochs[-1]
+
+
+def _chains_table(title: str, results: Mapping) -> Table | None:
+    """What each chain found at the last epoch that each optimizer's chains were sampled; None without any."""
+    last = {}
+    for name, series in results["models"][title]["optimizers"].items():
+        epochs = [epoch for epoch, chains in enumerate(series.get("llc_chains") or ()) if chains]
+        if epochs:
+            last[name] = max(epochs), series["llc_chains"][max(epochs)]
+    if not last:
+        return None
+    head = [("chain", "")]
+    for name, (epoch, _) in last.items():
+        head += [(f"{label(name)} λ̂, epoch {epoch}", name), ("verdict", "")]
+    longest = max(len(chains) for _, chains in last.values())
+    rows = []
+    for index in range(min(longest, MAX_CHAINS)):
+        row = [(str(index + 1), "")]
+        for _, chains in last.values():
+            chain = chains[index] if index < len(chains) else {"llc": None, "verdict": ""}
+            row += [("–" if number(chain["llc"]) is None else f"{chain['llc']:#.4g}", ""), (chain["verdict"], "")]
+        rows.append(row)
+    counts = "; ".join(f"{label(name)} {chain_counts(chains)}" for name, (_, chains) in last.items())
+    more = f" The first {MAX_CHAINS} chains." if longest > MAX_CHAINS else ""
+    note = f"{title}: {counts}.{more} A chain that diverged counts in no estimate."
+    return Table("Chains at the last sampled epoch", note, head, rows)
+
+
+def _grid_table(title: str, results: Mapping) -> Table:
+    """The numbers of the grid's cells."""
+    sampler = results["config"]["devinterp"]
+    optimizers = [(name, label(name)) for name in results["models"][title]["optimizers"]]
+    note = (
+        f"{title}: SGLD, {sampler['num_chains']} chains × {sampler['num_draws']} draws, ε = 0.2/(nβ h_max + γ) with "
+        f"h_max = {results['models'][title]['llc_grid']['max_curvature']:.4g}. λ̂ ± standard error."
+    )
+    head = [("nβ", ""), ("γ", ""), ("ε", ""), *((f"{text} λ̂", name) for name, text in optimizers)]
+    rows = [_grid_row(cell, [name for name, _ in optimizers]) for cell in grid_orders(title, results)]
+    return Table("LLC on the grid of γ × nβ", note, [*head, ("NGD − SGD, 95 % interval", ""), ("order", "")], rows)
+
+
+def _grid_row(cell: CellOrder, optimizers: Iterable[str]) -> list[tuple[str, str]]:
+    row = [(f"{cell.nbeta:.4g}", NBETA_RULES.get(cell.nbeta_setting, ""))]
+    row += [(f"{cell.localization:g}", ""), (f"{cell.sampler_lr:.3g}", "")]
+    for name in optimizers:
+        found = cell.findings.get(name)
+        row.append(("–", "") if found is None else _found(found))
+    if cell.interval is None:
+        row.append(("–", "") if cell.difference is None else (f"{cell.difference:+.4g}", "no interval"))
+    else:
+        row.append(difference_texts(cell.difference, cell.interval))
+    return [*row, (cell.order, "")]
+
+
+def _found(found: Mapping) -> tuple[str, str]:
+    llc, error, drift, acceptance = (number(found[key]) for key in ("llc", "std_error", "drift", "acceptance"))
+    parts = [] if drift is None else [f"drift {drift_text(drift, error)}"]
+    parts += [] if acceptance is None else [f"acceptance {acceptance:.2f}"]
+    return with_error(llc, error), "; ".join([*parts, chain_counts(found["chains"])])
 
 
 def _rows(section: Mapping, prefix: str = "") -> list[tuple[str, str]]:

@@ -3,19 +3,24 @@
 Functions on the plain dict that is written as JSON. Every series is a list indexed by epoch, None where not measured.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from llc_estimate import FALLING, RISING, LLCEstimate
 from run_store import Point
 
 OPTIMIZERS = ("sgd", "ngd")
 RECORD_SERIES = ("train_loss", "val_loss", "val_accuracy", "update_norm", "num_skipped_updates", "num_restarts")
-LLC_SERIES = {  # name in results.json → attribute of `llc.LLCEstimate`
+LLC_SERIES = {  # name in results.json → attribute of `LLCEstimate`
     "llc": "llc", "llc_std_error": "std_error", "llc_drift": "drift", "llc_rhat": "rhat", "llc_ess": "ess",
-    "llc_init_loss": "init_loss", "wbic": "wbic", "wbic_std_error": "wbic_std_error",
+    "llc_init_loss": "init_loss", "llc_acceptance": "mean_acceptance", "wbic": "wbic",
+    "wbic_std_error": "wbic_std_error",
 }  # fmt: skip
+CHAIN_COUNTS = ("num_diverged_chains", "num_unsettled_chains")
 HESSIAN_SERIES = {"hessian_trace": "trace", "hessian_trace_std_error": "std_error"}  # → `HessianTrace`
-SERIES = (*RECORD_SERIES, *LLC_SERIES, "num_diverged_chains", *HESSIAN_SERIES)
+SERIES = (*RECORD_SERIES, *LLC_SERIES, *CHAIN_COUNTS, *HESSIAN_SERIES)  # one number an epoch
+CHAIN_SERIES = ("llc_chains",)  # a list an epoch, an entry a chain
 
 
 def new_results(config: dict[str, Any], nbeta: float, train_size: int) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def add_model(results: dict[str, Any], title: str, num_parameters: int) -> None:
     model = results["models"].setdefault(title, {"num_parameters": num_parameters, "optimizers": {}})
     for name in optimizers(results["config"]):
         series = model["optimizers"].setdefault(name, {"kappa": {}, "diverged_epoch": None})
-        for key in SERIES:
+        for key in (*SERIES, *CHAIN_SERIES):
             series.setdefault(key, [None] * (results["config"]["experiment"]["num_epochs"] + 1))
 
 
@@ -78,15 +83,102 @@ def put_record(results: dict[str, Any], point: Point, record: dict[str, Any]) ->
             epochs[point.epoch] = kappa
 
 
-def put_llc(results: dict[str, Any], point: Point, estimate) -> None:
-    """Puts an `llc.LLCEstimate`."""
+def put_llc(results: dict[str, Any], point: Point, estimate: LLCEstimate) -> None:
+    """Puts the LLC of a checkpoint, with what each chain found."""
     findings = {key: getattr(estimate, attribute) for key, attribute in LLC_SERIES.items()}
-    _put(results, point, findings | {"num_diverged_chains": int(estimate.diverged.sum())})
+    chains = _chains(estimate)
+    findings |= {
+        "num_diverged_chains": int(estimate.diverged.sum()),
+        "num_unsettled_chains": sum(chain["verdict"] in (RISING, FALLING) for chain in chains),
+        "llc_chains": chains,
+    }
+    _put(results, point, findings)
 
 
 def put_hessian_trace(results: dict[str, Any], point: Point, estimate) -> None:
     """Puts a `utils_hessian_fim.HessianTrace`."""
     _put(results, point, {key: getattr(estimate, attribute) for key, attribute in HESSIAN_SERIES.items()})
+
+
+def finding(estimate: LLCEstimate) -> dict[str, Any]:
+    """An LLC estimate outside the series over epochs, as JSON: its numbers and what each chain found."""
+    return {
+        "llc": estimate.llc,
+        "std_error": estimate.std_error,
+        "drift": estimate.drift,
+        "ess": estimate.ess,
+        "acceptance": estimate.mean_acceptance,
+        "settled": bool(estimate.settled),
+        "num_diverged_chains": int(estimate.diverged.sum()),
+        "chains": _chains(estimate),
+    }
+
+
+def _chains(estimate: LLCEstimate) -> list[dict[str, Any]]:
+    llcs = (float(llc) if math.isfinite(llc) else None for llc in estimate.chain_llcs)
+    return [{"llc": llc, "verdict": verdict} for llc, verdict in zip(llcs, estimate.chain_verdicts, strict=True)]
+
+
+def open_grid(results: dict[str, Any], title: str, max_curvature: float, epochs: dict[str, int]) -> None:
+    """Makes room for a model's LLCs on the grid of γ × nβ; a grid that is there already stays.
+
+    Args:
+        max_curvature: h_max in the grid's ε = 0.2/(nβ h_max + γ).
+        epochs: Optimizer → epoch of the checkpoint that is sampled.
+    """
+    model = results["models"][title]
+    if not model.get("llc_grid"):
+        model["llc_grid"] = {"max_curvature": max_curvature, "epochs": dict(epochs), "cells": []}
+
+
+def grid_cell(
+    results: dict[str, Any], title: str, localization: float, nbeta_setting: str | float
+) -> dict[str, Any] | None:
+    """The cell of a model's grid at (γ, nβ), None where it has not been measured."""
+    grid = results["models"][title].get("llc_grid") or {"cells": []}
+    asked = (localization, nbeta_setting)
+    return next((cell for cell in grid["cells"] if (cell["localization"], cell["nbeta_setting"]) == asked), None)
+
+
+def put_grid_cell(results: dict[str, Any], title: str, names: Sequence[str], cell) -> None:
+    """Puts a measured cell, an `llc_settings.GridCell` whose estimates are of the optimizers `names`, in that order.
+
+    It replaces a cell of the same γ and nβ. Cells stand in the order in which they were measured.
+    """
+    there = grid_cell(results, title, cell.localization, cell.nbeta_setting)
+    cells = results["models"][title]["llc_grid"]["cells"]
+    findings = {name: finding(one) for name, one in zip(names, cell.estimates, strict=True)}
+    settings = {key: getattr(cell, key) for key in ("localization", "nbeta", "nbeta_setting", "sampler_lr")}
+    if there is not None:
+        cells.remove(there)
+    cells.append({**settings, "optimizers": findings})
+
+
+def rescaled_finding(results: dict[str, Any], title: str, optimizer: str, factor: float) -> dict[str, Any] | None:
+    """What was found with the model's first layer times `factor`, None where it has not been measured."""
+    rescaling = results["models"][title].get("rescaling") or {"optimizers": {}}
+    found = rescaling["optimizers"].get(optimizer, ())
+    return next((entry for entry in found if entry["factor"] == factor), None)
+
+
+def put_rescaled(
+    results: dict[str, Any],
+    title: str,
+    layers: tuple[str, str],
+    optimizer: str,
+    factor: float,
+    estimate: LLCEstimate,
+) -> None:
+    """Puts the LLC of an optimizer's final weights with `layers[0]` times `factor` and `layers[1]` divided by it.
+
+    It replaces one of the same factor; factors stand in ascending order.
+    """
+    model = results["models"][title]
+    rescaling = model.get("rescaling") or {"layers": list(layers), "optimizers": {}}
+    model["rescaling"] = rescaling
+    others = [entry for entry in rescaling["optimizers"].get(optimizer, ()) if entry["factor"] != factor]
+    entry = {"factor": factor, **finding(estimate)}
+    rescaling["optimizers"][optimizer] = sorted([*others, entry], key=lambda entry: entry["factor"])
 
 
 def points_to_measure(results: dict[str, Any], title: str) -> Iterator[Point]:

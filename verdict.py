@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from figures import Z_95, label
+from figure_style import label
+from number_texts import difference_texts, drift_text, interval_of, number, with_error
+from robustness_verdict import grid_clause, grid_sentences, rescaling_sentences
 from run_results import parting_epoch
 
 FEW_DRAWS = 50  # effective sample size below which the standard error is itself a rough guess
@@ -39,6 +41,7 @@ class MeasuredLLC:
     drift: float | None  # estimate from the second half of the draws minus the whole
     train_loss: float | None  # L(w*), nats; the epoch's mean minibatch loss where L(w*) is missing
     num_diverged_chains: int
+    num_unsettled_chains: int  # still rising or still falling
     ess: float | None  # effective sample size, draws
 
     @property
@@ -55,7 +58,8 @@ class Verdict:
         title: The model.
         direction: How NGD's final LLC stands to SGD's: `"higher"`, `"lower"`, `"undetected"` (the interval includes
             0), or None where the two cannot be compared.
-        headline: The verdict at the last epoch and, where the training losses differ, at equal training loss.
+        headline: The verdict at the last epoch; where the training losses differ, at equal training loss; where the
+            order does not hold in every settled cell of the grid of γ × nβ, there.
         text: The numbers behind it, sentence by sentence.
         warnings: What weakens it.
         finals: The final LLC of each optimizer that was measured.
@@ -75,7 +79,7 @@ class Verdict:
 
 def verdicts(results: Mapping) -> list[Verdict]:
     """One verdict a model, in the order of `results["models"]`."""
-    return [_verdict(title, results) for title in results["models"]]
+    return [_with_robustness(_verdict(title, results), results) for title in results["models"]]
 
 
 def settings_text(results: Mapping) -> str:
@@ -88,33 +92,6 @@ def settings_text(results: Mapping) -> str:
     if sampler["sampler"] != "sgnht":  # which has no localization
         parts.append(f"γ = {sampler['localization']:g}")
     return ", ".join([*parts, f"nβ = {results['nbeta']:.4g}"])
-
-
-def with_error(value: float | None, std_error: float | None) -> str:
-    """`55.2 ± 0.8`, with as many decimals as the error is worth."""
-    if value is None:
-        return "–"
-    if std_error is None:
-        return f"{value:.4g} (no standard error)"
-    decimals = decimals_worth(std_error)
-    return f"{value:,.{decimals}f} ± {std_error:,.{decimals}f}"
-
-
-def decimals_worth(std_error: float) -> int:
-    """Decimals at which a standard error shows two significant digits; one where it is 0."""
-    return max(0, 1 - math.floor(math.log10(std_error))) if std_error > 0 else 1
-
-
-def difference_texts(difference: float, interval: tuple[float, float]) -> tuple[str, str]:
-    """(`+11.6`, `9.1 to 14.1`), with as many decimals as the interval is worth."""
-    decimals = decimals_worth((interval[1] - interval[0]) / (2 * Z_95))
-    low, high = (f"{end:.{decimals}f}" for end in interval)
-    return f"{difference:+.{decimals}f}", f"{low} to {high}"
-
-
-def number(value) -> float | None:
-    """`value` as a finite float, None where it is missing or not finite."""
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def at(series: Mapping, key: str, epoch: int) -> float | None:
@@ -144,8 +121,16 @@ def _llc_at(optimizer: str, series: Mapping, epoch: int, num_epochs: int) -> Mea
         drift=at(series, "llc_drift", epoch),
         train_loss=at(series, "train_loss", epoch) if loss is None else loss,
         num_diverged_chains=int(at(series, "num_diverged_chains", epoch) or 0),
+        num_unsettled_chains=int(at(series, "num_unsettled_chains", epoch) or 0),
         ess=at(series, "llc_ess", epoch),
     )
+
+
+def _with_robustness(verdict: Verdict, results: Mapping) -> Verdict:
+    """The verdict with what the grid of γ × nβ and the rescaled layers say, where they were measured."""
+    clause = grid_clause(verdict.title, results, verdict.direction)
+    sentences = grid_sentences(verdict.title, results) + rescaling_sentences(verdict.title, results)
+    return replace(verdict, headline=f"{verdict.headline} {clause}".rstrip(), text=(*verdict.text, *sentences))
 
 
 def _verdict(title: str, results: Mapping) -> Verdict:
@@ -239,10 +224,7 @@ def _is_unequal(a: float, b: float) -> bool:
 def _difference(sgd: MeasuredLLC, ngd: MeasuredLLC) -> tuple[float, tuple[float, float] | None]:
     """NGD − SGD and its 95 % interval, from two independent standard errors; no interval without both."""
     difference = ngd.llc - sgd.llc
-    if sgd.std_error is None or ngd.std_error is None:
-        return difference, None
-    half_width = Z_95 * math.hypot(sgd.std_error, ngd.std_error)
-    return difference, (difference - half_width, difference + half_width)
+    return difference, interval_of(difference, sgd.std_error, ngd.std_error)
 
 
 def _direction(interval: tuple[float, float] | None) -> str | None:
@@ -265,7 +247,7 @@ def _headline(direction: str | None, name: str) -> str:
 def _statement(measured, results: Mapping) -> str:
     parts = [
         f"{label(final.optimizer)} {with_error(final.llc, final.std_error)} after epoch {final.epoch}"
-        + (f" (drift {_drift(final)})" if final.drift is not None else "")
+        + (f" (drift {drift_text(final.drift, final.std_error)})" if final.drift is not None else "")
         for final in measured
     ]
     return f"LLC, mean ± standard error: {'; '.join(parts)}. Sampled with {settings_text(results)}."
@@ -299,10 +281,6 @@ def _loss(final: MeasuredLLC) -> str:
     return "unknown" if final.train_loss is None else f"{final.train_loss:#.3g}"
 
 
-def _drift(final: MeasuredLLC) -> str:
-    return f"{final.drift:+.{decimals_worth(final.std_error or 1.0)}f}"
-
-
 def _training_warnings(optimizers: Mapping, parting: int) -> list[str]:
     warnings = []
     for name, series in optimizers.items():
@@ -323,13 +301,19 @@ def _sampling_warnings(final: MeasuredLLC, num_chains: int) -> list[str]:
         warnings.append(f"{name}: {final.num_diverged_chains} of {num_chains} chains diverged at epoch {final.epoch}.")
     if final.llc is None:
         return [*warnings, f"{name} has no LLC at epoch {final.epoch}, the last one sampled."]
+    if final.num_unsettled_chains:
+        warnings.append(
+            f"{name}: {final.num_unsettled_chains} of {num_chains} chains had not settled at epoch {final.epoch} "
+            "(still rising or still falling)."
+        )
     if final.std_error is None:
         warnings.append(f"{name}'s {final.name} has no standard error, so no interval can be given.")
     # Doubling the draws, from the first half to the whole, moved the estimate by whole − first half = drift.
     elif final.drift is not None and abs(final.drift) > final.std_error:
         warnings.append(
             f"{name}'s {final.name} is still drifting: the number depends on the draws. The second half of the draws "
-            f"is {_drift(final)} from the whole, beyond the standard error of {final.std_error:#.2g}."
+            f"is {drift_text(final.drift, final.std_error)} from the whole, beyond the standard error of "
+            f"{final.std_error:#.2g}."
         )
     if final.ess is not None and final.ess < FEW_DRAWS:
         warnings.append(

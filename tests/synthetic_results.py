@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from run_results import SERIES
+from llc_estimate import chain_verdict
+from run_results import CHAIN_SERIES, SERIES
 
 PARAMETERS = {f"layers.{i}.{part}": axes for i in range(3) for part, axes in (("weight", 2), ("bias", 1))}
 FINAL_LLC = {"sgd": 43.6, "ngd": 55.2}
@@ -38,6 +39,62 @@ def synthetic_run(seed=0, *, titles=("FFNN 2 HL, 256 HN",), kind="swap", optimiz
     return results, traces
 
 
+GRID = {  # (nβ setting, γ) → (SGD λ̂, NGD λ̂, standard error); what is not named below has settled
+    ("batch", 10): (188.0, 200.0, 4.0),
+    ("batch", 100): (43.5, 55.3, 0.8),
+    ("batch", 1000): (4.3, 6.3, 0.1),
+    ("batch", 10_000): (0.51, 0.5, 0.02),
+    ("dataset", 10): (2410.0, 2980.0, 60.0),
+    ("dataset", 100): (1100.0, 1280.0, 30.0),
+    ("dataset", 1000): (310.0, 270.0, 9.0),
+    ("dataset", 10_000): (30.0, 65.0, 0.7),
+}
+UNSETTLED_CELLS = {("batch", 10): ("sgd", "ngd"), ("dataset", 10): ("ngd",)}
+DIVERGED_CELLS = {("dataset", 10): ("sgd",), ("dataset", 1000): ("ngd",)}  # one chain each
+RESCALED = {"sgd": {0.5: 61.0, 1.0: 43.6, 2.0: 52.5}, "ngd": {0.5: 70.2, 1.0: 55.2, 2.0: 63.0}}
+
+
+def add_grid(results, cells=GRID):
+    """Gives every model LLCs on the grid: the order holds in four cells, is reversed in one, undecided in one."""
+    last, n = results["config"]["experiment"]["num_epochs"], results["train_size"]
+    nbetas = {"batch": results["nbeta"], "dataset": n / math.log(n)}
+    for model in results["models"].values():
+        model["llc_grid"] = {"max_curvature": 81.3, "epochs": {"sgd": last, "ngd": last}, "cells": []}
+        for (setting, localization), (sgd, ngd, error) in cells.items():
+            nbeta, key = nbetas[setting], (setting, localization)
+            unsettled, diverged = UNSETTLED_CELLS.get(key, ()), DIVERGED_CELLS.get(key, ())
+            found = {
+                name: found_llc(llc, error, settled=name not in unsettled, num_diverged=int(name in diverged))
+                for name, llc in (("sgd", sgd), ("ngd", ngd))
+            }
+            settings = {"localization": float(localization), "nbeta": nbeta, "nbeta_setting": setting}
+            settings["sampler_lr"] = 0.2 / (nbeta * 81.3 + localization)
+            model["llc_grid"]["cells"].append({**settings, "optimizers": found})
+
+
+def add_rescaling(results, llcs=None):
+    """Gives every model LLCs of its rescaled final weights; `llcs` maps optimizer → factor → λ̂."""
+    for model in results["models"].values():
+        found = {
+            name: [{"factor": c, **found_llc(llc, 0.8, settled=c != 2)} for c, llc in by_factor.items()]
+            for name, by_factor in (llcs or RESCALED).items()
+        }
+        model["rescaling"] = {"layers": ["layers.1", "layers.3"], "optimizers": found}
+
+
+def found_llc(llc, std_error, settled=True, num_diverged=0, num_chains=4):
+    """What `run_results.finding` gives for made-up chains with this pooled estimate."""
+    spread = 0.0 if std_error is None else 2 * std_error
+    chains = [
+        {"llc": llc + spread * (-1) ** chain, "verdict": "steady" if settled or chain else "still rising"}
+        for chain in range(num_chains - num_diverged)
+    ] + [{"llc": None, "verdict": "diverged"}] * num_diverged
+    return {
+        "llc": llc, "std_error": std_error, "drift": (0.3 if settled else 3.0) * (std_error or 1.0), "ess": 210.0,
+        "acceptance": 0.93, "settled": settled, "num_diverged_chains": num_diverged, "chains": chains,
+    }  # fmt: skip
+
+
 def measured_epochs(config):
     epochs = config["experiment"]["measure_epochs"]
     last = config["experiment"]["num_epochs"]
@@ -48,7 +105,7 @@ def diverge(results, title, optimizer, epoch):
     """Makes `optimizer` stop being finite in `epoch`, in place."""
     series = results["models"][title]["optimizers"][optimizer]
     series["diverged_epoch"] = epoch
-    for key in SERIES:
+    for key in (*SERIES, *CHAIN_SERIES):
         series[key][epoch:] = [None] * len(series[key][epoch:])
     for by_axis in series["kappa"].values():
         for values in by_axis.values():
@@ -85,7 +142,7 @@ def _series(rng, results, optimizer, traces, title):
     experiment, sampler = results["config"]["experiment"], results["config"]["devinterp"]
     last = experiment["num_epochs"]
     first = experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" and optimizer == "ngd" else 0
-    series = {key: [None] * (last + 1) for key in SERIES}
+    series = {key: [None] * (last + 1) for key in (*SERIES, *CHAIN_SERIES)}
     series["diverged_epoch"] = None
     final = FINAL_LOSS.get(optimizer, 0.2)
     decay = np.exp(-5 * np.arange(last + 1) / last)
@@ -119,14 +176,20 @@ def _measure(rng, results, series, optimizer, e, init_loss, sampler, hessian):
         "llc": llc, "llc_std_error": error, "llc_drift": half - llc, "llc_init_loss": init_loss,
         "llc_rhat": rng.uniform(1.0, 1.05), "llc_ess": rng.uniform(30, 90),
         "wbic": results["train_size"] * trace.mean(),
-        "wbic_std_error": error * results["train_size"] / results["nbeta"],
+        "wbic_std_error": error * results["train_size"] / results["nbeta"], "llc_acceptance": rng.uniform(0.9, 0.98),
     }  # fmt: skip
     if hessian:
         values["hessian_trace"] = rng.uniform(100, 500)
         values["hessian_trace_std_error"] = rng.uniform(4, 20)
     for key, value in values.items():
         series[key][e] = float(value)
+    chains = [
+        {"llc": float(results["nbeta"] * (losses.mean() - init_loss)), "verdict": chain_verdict(losses)}
+        for losses in trace
+    ]
+    series["llc_chains"][e] = chains
     series["num_diverged_chains"][e] = 0
+    series["num_unsettled_chains"][e] = sum(chain["verdict"] != "steady" for chain in chains)
     return trace
 
 
@@ -142,5 +205,5 @@ def _kappa(rng, first, last):
 
 
 def _share_checkpoint(optimizers, cut_off):
-    for key in SERIES:
+    for key in (*SERIES, *CHAIN_SERIES):
         optimizers["ngd"][key][cut_off] = optimizers["sgd"][key][cut_off]

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from synthetic_results import diverge, synthetic_run
+from synthetic_results import add_grid, add_rescaling, diverge, synthetic_run
 
 import figures
-from figures import COLOURS, model_figures
+from figure_style import COLOURS
+from figures import model_figures
 
 TITLE = "FFNN 2 HL, 256 HN"
 ALL = ["loss", "update-norm", "llc", "wbic", "running-mean", "hessian-trace", "kappa", "llc-against-loss"]
@@ -18,7 +19,8 @@ def by_key(results, traces, title=TITLE):
 
 
 def named(figure, name):
-    return [trace for trace in figure.data if trace.name == name]
+    """The traces of that name; what chains did may stand behind it in brackets."""
+    return [trace for trace in figure.data if trace.name == name or (trace.name or "").startswith(f"{name} (")]
 
 
 @pytest.fixture
@@ -50,6 +52,14 @@ def test_everything_measured_is_drawn_in_the_reports_order(drawn):
 )
 def test_what_was_not_measured_is_left_out(options, missing):
     assert set(ALL) - set(by_key(*synthetic_run(**options))) == missing
+
+
+def test_robustness_is_drawn_before_the_hessian_trace_where_it_was_measured():
+    results, traces = synthetic_run()
+    add_grid(results)
+    add_rescaling(results)
+    place = ALL.index("hessian-trace")
+    assert list(by_key(results, traces)) == [*ALL[:place], "llc-grid", "rescaling", *ALL[place:]]
 
 
 def test_sgd_is_blue_and_ngd_red_in_every_figure(drawn):
@@ -110,6 +120,31 @@ def test_a_chain_that_diverged_leaves_the_mean_and_the_axis_alone(run):
     init_loss = series(results, "sgd")["llc_init_loss"][20]
     assert mean.y[-1] == pytest.approx(results["nbeta"] * (trace[1].mean() - init_loss))
     assert figure.layout.yaxis.range[1] < 200
+
+
+def test_a_chain_that_diverged_is_marked_where_it_left_and_named_in_legend_and_hover(run):
+    results, traces = run
+    trace = traces[TITLE, "sgd", 20]
+    trace[0, 40:60], trace[0, 60:] = 1e9, np.nan
+    series(results, "sgd")["llc_chains"][20] = [
+        {"llc": None, "verdict": "diverged"},
+        {"llc": 43.0, "verdict": "still rising"},
+    ]
+    figure = figures.running_mean_figure(TITLE, results, traces)
+    crosses = named(figure, "SGD, epoch 20: a chain diverged")
+    assert [(cross.x, cross.showlegend) for cross in crosses] == [((40,), True), ((40,), False)]
+    first, second, *_ = named(figure, "SGD, epoch 20: each chain")
+    assert first.name == "SGD, epoch 20: each chain (1 diverged, 1 still rising)"
+    assert (first.meta, second.meta) == ("SGD, epoch 20, chain 1: diverged", "SGD, epoch 20, chain 2: still rising")
+    assert not named(figure, "NGD, epoch 20: a chain diverged")
+
+
+def test_a_run_from_before_there_were_verdicts_still_tells_which_chain_diverged(run):
+    results, traces = run
+    del series(results, "sgd")["llc_chains"]
+    traces[TITLE, "sgd", 20][1, 60:] = np.nan
+    figure = figures.running_mean_figure(TITLE, results, traces)
+    assert named(figure, "SGD, epoch 20: each chain")[0].name == "SGD, epoch 20: each chain (1 finite, 1 diverged)"
 
 
 def test_chains_that_all_diverged_are_drawn_as_far_as_they_went(run):

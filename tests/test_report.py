@@ -9,11 +9,11 @@ import re
 import plotly.graph_objects as go
 import pytest
 from markupsafe import Markup
-from synthetic_results import diverge, set_final, synthetic_run
+from synthetic_results import add_grid, add_rescaling, diverge, set_final, synthetic_run
 
 import report
 from report import series_csv, verdicts, write_figs_to_html, write_report
-from run_results import SERIES
+from run_results import CHAIN_SERIES, SERIES
 
 TITLE = "FFNN 2 HL, 256 HN"
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -223,6 +223,14 @@ def test_few_effective_draws_are_said(ess, warned):
     assert any("independent ones" in warning for warning in only_verdict(results).warnings) == warned
 
 
+def test_chains_that_had_not_settled_are_counted():
+    results, _ = synthetic_run()
+    set_final(results, TITLE, "sgd", num_unsettled_chains=1)
+    set_final(results, TITLE, "ngd", num_unsettled_chains=0)
+    said = [warning for warning in only_verdict(results).warnings if "settled" in warning]
+    assert said == ["SGD: 1 of 2 chains had not settled at epoch 20 (still rising or still falling)."]
+
+
 def test_skipped_updates_are_said():
     results, _ = synthetic_run()
     set_final(results, TITLE, "ngd", num_skipped_updates=4)
@@ -246,7 +254,9 @@ def test_the_csv_equals_the_results():
         for key in SERIES:
             expected = series[key][int(row["epoch"])]
             assert row[key] == "" if expected is None else float(row[key]) == expected
-    assert set(rows[0]) == {"title", "optimizer", "epoch", *SERIES}
+        chains = series["llc_chains"][int(row["epoch"])] or ()
+        assert row["llc_chains"] == "; ".join(chain["verdict"] for chain in chains)
+    assert set(rows[0]) == {"title", "optimizer", "epoch", *SERIES, "llc_chains"}
 
 
 # The page
@@ -283,7 +293,7 @@ def test_a_run_that_is_still_going_says_so(tmp_path):
     results["status"] = "running"
     results["timing_s"]["total"] = None
     for series in results["models"][TITLE]["optimizers"].values():
-        for key in SERIES:
+        for key in (*SERIES, *CHAIN_SERIES):
             series[key][12:] = [None] * 9
     assert "This run is not finished." in write_report(results, traces, tmp_path / "report.html").read_text()
 
@@ -293,6 +303,72 @@ def test_the_table_says_when_a_number_is_of_an_earlier_epoch(tmp_path):
     diverge(results, TITLE, "sgd", 3)
     page = write_report(results, traces, tmp_path / "report.html").read_text()
     assert "<small>epoch 2</small>" in page
+
+
+def rows_of(page, caption):
+    """The rows of the table with that caption, each cell as text, what is small in it behind a bar."""
+    table = re.search(rf"<table[^>]*>\s*<caption>{caption}.*?</table>", page, re.DOTALL).group(0)
+    rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
+    return [[re.sub(r"<[^>]*>", "", cell.replace("<small>", "|")) for cell in row] for row in cells]
+
+
+def test_the_table_of_chains_shows_each_chain_diverged_ones_too(tmp_path):
+    results, traces = synthetic_run()
+    chains = [{"llc": None, "verdict": "diverged"}, {"llc": 43.21, "verdict": "still rising"}]
+    set_final(results, TITLE, "sgd", llc_chains=chains)
+    set_final(results, TITLE, "ngd", llc_chains=[{"llc": 55.0, "verdict": "steady"}] * 2)
+    page = write_report(results, traces, tmp_path / "report.html").read_text()
+    assert rows_of(page, "Chains") == [
+        ["chain", "SGD λ̂, epoch 20", "verdict", "NGD λ̂, epoch 20", "verdict"],
+        ["1", "–", "diverged", "55.00", "steady"],
+        ["2", "43.21", "still rising", "55.00", "steady"],
+    ]
+    assert "SGD 1 diverged, 1 still rising; NGD 2 steady" in page
+
+
+def test_the_table_of_many_chains_is_short_and_counts_all(tmp_path):
+    results, traces = synthetic_run(num_chains=25, num_draws=10, measured="final")
+    set_final(results, TITLE, "sgd", llc_chains=[{"llc": 43.2, "verdict": "steady"}] * 25)
+    page = write_report(results, traces, tmp_path / "report.html").read_text()
+    assert len(rows_of(page, "Chains")) == 1 + report.MAX_CHAINS
+    assert "SGD 25 steady" in page
+
+
+def test_the_metrics_name_what_chains_did_and_that_r_hat_is_blind(tmp_path):
+    results, traces = synthetic_run()
+    set_final(results, TITLE, "sgd", llc_acceptance=0.931, num_unsettled_chains=2, num_diverged_chains=1)
+    set_final(results, TITLE, "ngd", llc_acceptance=None)
+    for series in results["models"][TITLE]["optimizers"].values():
+        series["llc_acceptance"][:20] = [None] * 20
+    page = write_report(results, traces, tmp_path / "report.html").read_text()
+    rows = {row[0].split("|")[0]: row for row in rows_of(page, TITLE)}
+    assert rows["MALA acceptance"][1:] == ["0.931", "–"]
+    assert rows["Unsettled chains"][1] == "2"
+    assert rows["Diverged chains"][1] == "1"
+    assert "blind here, because all chains start at w*" in rows["R-hat"][0]
+
+
+def test_the_robustness_has_a_section_with_the_numbers_of_every_cell(tmp_path):
+    results, traces = synthetic_run()
+    before = write_report(results, traces, tmp_path / "report.html").read_text()
+    assert "Robustness of the order" not in before
+    add_grid(results)
+    add_rescaling(results)
+    page = write_report(results, traces, tmp_path / "report.html").read_text()
+    assert f'<a href="#figures-2">Robustness of the order: {TITLE}</a>' in page
+    assert 'id="2-llc-grid"' in page
+    assert 'id="2-rescaling"' in page
+    head, *rows = rows_of(page, "LLC on the grid")
+    assert head == ["nβ", "γ", "ε", "SGD λ̂", "NGD λ̂", "NGD − SGD, 95 % interval", "order"]
+    assert len(rows) == 8
+    assert rows[1] == [
+        "26.38|m/ln m", "100", "8.91e-05", "43.50 ± 0.80|drift +0.24; acceptance 0.93; 4 steady",
+        "55.30 ± 0.80|drift +0.24; acceptance 0.93; 4 steady", "+11.8|9.6 to 14.0", "higher",
+    ]  # fmt: skip
+    assert rows[4][3].endswith("3 steady, 1 diverged")
+    assert rows[4][-1] == "not settled"
+    assert page.replace("\u00a0", " ").count("ε = 0.2/(nβ h_max + γ)") == 2  # in the figure's caption and the table's
 
 
 @pytest.mark.parametrize("optimizers", [("sgd",), ("ngd",), ("sgd", "adamw")])

@@ -5,7 +5,7 @@ import shutil
 
 import plotly.graph_objects as go
 import pytest
-from synthetic_results import synthetic_run
+from synthetic_results import add_grid, add_rescaling, synthetic_run
 
 from report import write_figs_to_html, write_report
 
@@ -100,11 +100,23 @@ def hard_report(tmp_path_factory):
     return write_report(results, traces, tmp_path_factory.mktemp("hard") / "report.html")
 
 
-@pytest.mark.parametrize("name", ["swap_report", "hard_report"])
-def test_every_figure_is_drawn_and_nothing_overlaps_at_two_widths(open_page, request, name):
+@pytest.fixture(scope="module")
+def robust_report(tmp_path_factory):
+    """With the grid of γ × nβ, some of it not settled, rescaled layers, and chains that diverged."""
+    results, traces = synthetic_run(measured="final")
+    add_grid(results)
+    add_rescaling(results)
+    for (title, optimizer, epoch), trace in traces.items():
+        trace[0, 100:] = float("nan")
+        results["models"][title]["optimizers"][optimizer]["llc_chains"][epoch][0] = {"llc": None, "verdict": "diverged"}
+    return write_report(results, traces, tmp_path_factory.mktemp("robust") / "report.html")
+
+
+@pytest.mark.parametrize(("name", "count"), [("swap_report", 8), ("hard_report", 8), ("robust_report", 10)])
+def test_every_figure_is_drawn_and_nothing_overlaps_at_two_widths(open_page, request, name, count):
     page = open_page(request.getfixturevalue(name), width=1280)
     figures = draw_all(page)
-    assert len(figures) == 8
+    assert len(figures) == count
     for width in (1280, 800):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate(FITS)
@@ -112,6 +124,30 @@ def test_every_figure_is_drawn_and_nothing_overlaps_at_two_widths(open_page, req
         for figure in figures:
             assert figure.evaluate(OVERLAPS) == [], figure.get_attribute("id")
             assert figure.query_selector_all(".scatterlayer .trace path")
+
+
+IN_CELLS = """figure => {
+    const texts = [...figure.querySelectorAll(".textpoint")].map((e) => e.getBoundingClientRect());
+    const plot = figure.querySelector(".nsewdrag").getBoundingClientRect();
+    return texts.map((t) => Math.max(t.width / (plot.width / 4), t.height / (plot.height / 2)));
+}"""
+
+
+def test_the_grids_texts_stay_in_their_cells_and_a_hatched_cell_can_be_hovered(open_page, robust_report):
+    page = open_page(robust_report, width=800)
+    draw_all(page)
+    figure = page.query_selector("[id='2-llc-grid']")
+    shares = figure.evaluate(IN_CELLS)
+    assert len(shares) == 8
+    assert max(shares) < 0.96
+    plot = figure.query_selector(".nsewdrag")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 8, box["y"] + box["height"] / 4)
+    page.wait_for_selector(".hoverlayer .hovertext")
+    hover = page.text_content("[id='2-llc-grid'] .hoverlayer")
+    assert "γ = 10, nβ = 5454" in hover
+    assert "3 steady, 1 diverged" in hover
 
 
 def test_own_figures_are_drawn_and_a_legend_over_data_would_be_seen(open_page, tmp_path):

@@ -1,0 +1,179 @@
+"""What is measured of a run? LLC along the trajectories, robustness of its order, and the Hessian's trace.
+
+Every finding is written at once; what is there already is not measured again.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from experiment_run import Run, timed, write_page
+from llc import LLCEstimate, estimate_llcs, summarise
+from llc_settings import LOCALIZATIONS, NBETAS, llc_grid, max_curvature
+from rescaling import rescalable_layers, rescaled
+from run_results import (
+    OPTIMIZERS,
+    grid_cell,
+    open_grid,
+    optimizers,
+    points_to_measure,
+    put_grid_cell,
+    put_hessian_trace,
+    put_llc,
+    put_rescaled,
+    rescaled_finding,
+    series_of,
+)
+from run_store import Point
+from training import packed_weights
+from utils_hessian_fim import hessian_trace
+from verdict import with_error
+
+CHECKPOINTS_AT_ONCE = {"cpu": 4, "cuda": 32}  # whose chains advance together; so much is lost by a kill
+FACTORS = (0.5, 1.0, 2.0)  # by which the first layer is scaled
+
+
+def measure_llcs(run: Run) -> None:
+    """LLC and WBIC at the config's epochs."""
+    with timed(run, "llc") as tick:
+        for title, factory in run.models.items():
+            model = factory().to(run.device)
+            points = list(points_to_measure(run.results, title))
+            size = CHECKPOINTS_AT_ONCE[run.device.type]
+            # A block is measured anew as a whole: which chains share a tensor decides how their last bits are rounded.
+            for block in (points[first : first + size] for first in range(0, len(points), size)):
+                if not all(_has_llc(run, point) for point in block):
+                    _measure_block(run, model, block, tick)
+    write_page(run)
+
+
+def _has_llc(run: Run, point: Point) -> bool:
+    return point in run.traces and series_of(run.results, point)["num_diverged_chains"][point.epoch] is not None
+
+
+def _measure_block(run: Run, model: nn.Module, block: list[Point], tick) -> None:
+    def keep(position: int, estimate: LLCEstimate) -> None:
+        point = block[position]
+        run.traces[point] = estimate.trace
+        put_llc(run.results, point, estimate)
+        tqdm.write(f"{_name(point)}: LLC {with_error(estimate.llc, estimate.std_error)}")
+        run.store.write_traces(run.traces)
+        tick()
+
+    weights = [_weights(run, point) for point in block]
+    names = f"{block[0].title} epochs {block[0].epoch} to {block[-1].epoch}"
+    _estimate(run, model, weights, [_identity(point) for point in block], f"{names} LLC", keep)
+
+
+def _estimate(run: Run, model: nn.Module, weights, ids: list[int], label: str, keep=lambda *_: None):
+    """LLCs with the run's own settings."""
+    return estimate_llcs(
+        model, weights, run.data.train, run.config.devinterp, run.config.data.batch_size, checkpoint_ids=ids,
+        on_estimate=keep, label=label,
+    )  # fmt: skip
+
+
+def measure_robustness(run: Run) -> None:
+    """Where the config asks for it: does the final LLCs' order survive other γ and nβ, and a rescaling of layers?
+
+    The grid needs the final checkpoints of both optimizers, the rescaling two layers with a homogeneous activation.
+    """
+    if not run.config.experiment.robustness:
+        return
+    with timed(run, "llc") as tick:
+        for title, factory in run.models.items():
+            model = factory().to(run.device)
+            last = run.config.experiment.num_epochs
+            finals = [Point(title, name, last) for name in optimizers(run.results["config"])]
+            finals = [point for point in finals if series_of(run.results, point)["val_loss"][last] is not None]
+            if len(finals) == len(OPTIMIZERS):
+                _measure_grid(run, model, finals, tick)
+            if layers := rescalable_layers(model):
+                for point in finals:
+                    _measure_rescaled(run, model, point, layers, tick)
+    write_page(run)
+
+
+def _measure_grid(run: Run, model: nn.Module, finals: list[Point], tick) -> None:
+    title, names = finals[0].title, [point.optimizer for point in finals]
+    weights, data = [_weights(run, point) for point in finals], run.data.train
+    if not run.results["models"][title].get("llc_grid"):
+        curvature = max_curvature(model, weights, data, cross_entropy, run.config.devinterp.seed)
+        open_grid(run.results, title, curvature, {point.optimizer: point.epoch for point in finals})
+    curvature = run.results["models"][title]["llc_grid"]["max_curvature"]
+    for localization in LOCALIZATIONS:
+        if all(grid_cell(run.results, title, localization, setting) for setting in NBETAS):
+            continue
+        cells = llc_grid(
+            model, weights, data, run.config.devinterp, run.config.data.batch_size, localizations=[localization],
+            curvature=curvature, checkpoint_ids=[_identity(point) for point in finals],
+            label=f"{title} grid, γ = {localization:g}",
+        )  # fmt: skip
+        for cell in cells:
+            put_grid_cell(run.results, title, names, cell)
+            llcs = (
+                f"{name.upper()} {with_error(estimate.llc, estimate.std_error)}"
+                for name, estimate in zip(names, cell.estimates, strict=True)
+            )
+            tqdm.write(f"{title} at γ = {localization:g}, nβ = {cell.nbeta:.4g}: LLC {', '.join(llcs)}")
+        tick()
+
+
+def _measure_rescaled(run: Run, model: nn.Module, point: Point, layers: tuple[str, str], tick) -> None:
+    missing = [f for f in FACTORS if rescaled_finding(run.results, point.title, point.optimizer, f) is None]
+    found: dict[float, LLCEstimate] = {}
+    if 1.0 in missing and _has_llc(run, point):  # that one is the run's own estimate
+        series = series_of(run.results, point)
+        trace, init_loss = run.traces[point], series["llc_init_loss"][point.epoch]
+        found[1.0] = summarise(trace, init_loss, run.results["nbeta"], run.results["train_size"])
+    to_sample = [factor for factor in missing if factor not in found]
+    if to_sample:
+        state = _weights(run, point)
+        scaled = [rescaled(state, layers, factor) for factor in to_sample]
+        label = f"{_name(point)} rescaled"
+        estimates = _estimate(run, model, scaled, [_identity(point)] * len(scaled), label)
+        found |= dict(zip(to_sample, estimates, strict=True))
+    for factor, estimate in sorted(found.items()):
+        put_rescaled(run.results, point.title, layers, point.optimizer, factor, estimate)
+        llc = with_error(estimate.llc, estimate.std_error)
+        tqdm.write(f"{_name(point)}, {layers[0]} times {factor:g}: LLC {llc}")
+    tick()
+
+
+def measure_hessian_traces(run: Run) -> None:
+    """Hessian trace at the config's epochs, where the config asks for it; finished ones are not made again."""
+    data = run.config.data
+    if not run.config.experiment.hessian:
+        return
+    # The same images and probes for every checkpoint, so that epochs and optimizers are compared on equal terms.
+    chosen = torch.randperm(
+        len(run.data.train.labels), generator=torch.Generator().manual_seed(run.config.devinterp.seed)
+    )
+    chosen = chosen[: data.num_hessian_batches * data.batch_size].to(run.device)
+    images = run.data.train.inputs[chosen], run.data.train.labels[chosen]
+    with timed(run, "hessian") as tick:
+        for title, factory in run.models.items():
+            model = factory().to(run.device)
+            for point in list(points_to_measure(run.results, title)):
+                if series_of(run.results, point)["hessian_trace"][point.epoch] is not None:
+                    continue
+                model.load_state_dict(_weights(run, point))
+                estimate = hessian_trace(model, cross_entropy, images, data.num_probes, run.config.devinterp.seed)
+                put_hessian_trace(run.results, point, estimate)
+                tqdm.write(f"{_name(point)}: Hessian trace {with_error(estimate.trace, estimate.std_error)}")
+                tick()
+
+
+def _weights(run: Run, point: Point) -> dict[str, Tensor]:
+    """The state dict of a checkpoint that training reached."""
+    return packed_weights(run.store.load_checkpoint(point).tensors)
+
+
+def _name(point: Point) -> str:
+    return f"{point.title} {point.optimizer.upper()} epoch {point.epoch}"
+
+
+def _identity(point: Point) -> int:
+    """Number that tells a checkpoint's random numbers from those of the model's other checkpoints."""
+    return len(OPTIMIZERS) * point.epoch + OPTIMIZERS.index(point.optimizer)
