@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
 import llc_devinterp
 from experiment_config import SamplerSettings
@@ -99,7 +100,9 @@ def estimate_llcs(
     target = _target(copy.deepcopy(model).train(), data, batch_size, loss_fn, population_loss, common)
     check_checkpoints(model, checkpoints)
     nbetas = [_nbeta(s.nbeta, batch_size, target.num_samples) for s in every]
-    losses = {id(c): target.init_loss(c) for c in {id(checkpoints[p]): checkpoints[p] for p in wanted}.values()}
+    different = {id(checkpoints[p]): checkpoints[p] for p in wanted}
+    bar = tqdm(different.items(), desc=f"{label}: L(w*)", leave=False, disable=len(different) == 1)
+    losses = {identity: target.init_loss(checkpoint) for identity, checkpoint in bar}
     estimates: list[LLCEstimate | None] = [None] * len(checkpoints)
     for positions in _alike(target, checkpoints, wanted):
         chains = [

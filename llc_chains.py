@@ -3,7 +3,8 @@
 Every chain is a row. The gradients of a group of rows come from one `vmap(grad_and_value)`, recorded once as a plain
 list of tensor operations (`make_fx`), so that a draw costs matrix products and random numbers and little else. On CUDA
 a group is as large as memory allows; on a CPU it is as large as a core's cache, and every core advances a group of its
-own. A sampler is a function that is given the starts w* and returns the step that moves its rows in place:
+own, so ask for at least as many chains as cores. A sampler is a function that is given the starts w* and returns the
+step that moves its rows in place:
 
     sgld          w ← w − (ε/2)(nβ ∇L_m(w) + γ(w − w*)) + N(0, ε)                       Lau et al., arXiv:2308.12108
     rmsprop_sgld  the same with ε scaled by G = 1/(√v + 0.1), v the running mean of ∇L_m²   Li et al., arXiv:1512.07666
@@ -17,6 +18,7 @@ that no number depends on which chains ran beside it.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import groupby
 from threading import Event
 from typing import NamedTuple
 
@@ -270,24 +272,39 @@ def run_chains(
     """
     starts = torch.stack([torch.cat([p.detach().flatten() for p in c.values()]) for c in checkpoints])
     engine = _Engine(problem, checkpoints[0], starts, chains, schedule)
-    threads = torch.get_num_threads() if starts.device.type == "cpu" else 1
     fits = max(1, int((memory_budget or _default_budget(starts.device)) / engine.bytes_per_chain()))
-    size = min(fits, -(-len(chains) // threads))
-    todo = [range(first, min(first + size, len(chains))) for first in range(0, len(chains), size)]
+    todo = _groups(chains, fits) if starts.device.type == "cpu" else _cut(range(len(chains)), fits)
     steps = schedule.num_burnin_steps + schedule.num_draws
     with tqdm(total=len(chains) * steps, desc=label, unit="draw", leave=False) as bar:
         while todo:
             try:
-                for rows, samples in _run_groups(engine, list(todo), threads, bar):
+                for rows, samples in _run_groups(engine, list(todo), bar):
                     todo.remove(rows)
                     yield rows, samples
             except torch.OutOfMemoryError:
                 if max(map(len, todo)) == 1:
                     raise
-                todo = [half for rows in todo for half in _halves(rows)]
+                todo = [half for rows in todo for half in _cut(rows, -(-len(rows) // 2))]
                 bar.reset()
                 bar.update((len(chains) - sum(map(len, todo))) * steps)
                 torch.cuda.empty_cache()
+
+
+def _groups(chains: Sequence[Chain], fits: int) -> list[range]:
+    """Positions of the chains that share a tensor on a CPU: of one checkpoint, shared out among the cores.
+
+    Which chains share a tensor decides how their last bits are rounded; so a checkpoint's numbers are the same to the
+    bit whichever others are sampled.
+    """
+    groups = []
+    for _, rows in groupby(range(len(chains)), key=lambda row: chains[row].start):
+        own = list(rows)
+        groups += _cut(range(own[0], own[-1] + 1), min(fits, -(-len(own) // torch.get_num_threads())))
+    return groups
+
+
+def _cut(rows: range, size: int) -> list[range]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
 def _default_budget(device: torch.device) -> float:
@@ -296,21 +313,19 @@ def _default_budget(device: torch.device) -> float:
     return CPU_BUDGET
 
 
-def _halves(rows: range) -> list[range]:
-    middle = (rows.start + rows.stop + 1) // 2
-    return [half for half in (range(rows.start, middle), range(middle, rows.stop)) if half]
+def _run_groups(engine: "_Engine", groups: list[range], bar: tqdm) -> Iterator[tuple[range, Samples]]:
+    """Runs groups of chains, on a CPU as many at a time as there are cores; yields them as they finish.
 
-
-def _run_groups(engine: "_Engine", groups: list[range], threads: int, bar: tqdm) -> Iterator[tuple[range, Samples]]:
-    """Runs groups of chains, each thread one at a time with its share of the cores; yields them as they finish."""
+    A group keeps to one core, also where others idle, so that how its sums are split never depends on its company.
+    """
     engine.record(groups)
-    workers = min(threads, len(groups))
-    if workers == 1:
-        for rows in groups:
-            yield rows, engine.run(rows, bar, Event())
-        return
     stop = Event()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+    if engine.starts.device.type != "cpu":
+        for rows in groups:
+            yield rows, engine.run(rows, bar, stop)
+        return
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(min(threads, len(groups)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             running = {pool.submit(engine.run, rows, bar, stop): rows for rows in groups}
             for future in as_completed(running):

@@ -30,7 +30,7 @@ from training import packed_weights
 from utils_hessian_fim import hessian_trace
 from verdict import with_error
 
-CHECKPOINTS_AT_ONCE = {"cpu": 4, "cuda": 32}  # whose chains advance together; so much is lost by a kill
+CUDA_BLOCK = 32  # checkpoints whose chains advance together on CUDA; so much is lost by a kill there
 FACTORS = (0.5, 1.0, 2.0)  # by which the first layer is scaled
 
 
@@ -39,13 +39,22 @@ def measure_llcs(run: Run) -> None:
     with timed(run, "llc") as tick:
         for title, factory in run.models.items():
             model = factory().to(run.device)
-            points = list(points_to_measure(run.results, title))
-            size = CHECKPOINTS_AT_ONCE[run.device.type]
-            # A block is measured anew as a whole: which chains share a tensor decides how their last bits are rounded.
-            for block in (points[first : first + size] for first in range(0, len(points), size)):
-                if not all(_has_llc(run, point) for point in block):
-                    _measure_block(run, model, block, tick)
+            for block in _blocks(run, list(points_to_measure(run.results, title))):
+                _measure_block(run, model, block, tick)
     write_page(run)
+
+
+def _blocks(run: Run, points: list[Point]) -> list[list[Point]]:
+    """What is measured together, without what is there.
+
+    On CUDA, where chains of several checkpoints share a tensor, a block is measured anew as a whole: which chains share
+    it decides how their last bits are rounded.
+    """
+    if run.device.type == "cpu":
+        missing = [point for point in points if not _has_llc(run, point)]
+        return [missing] if missing else []
+    blocks = [points[first : first + CUDA_BLOCK] for first in range(0, len(points), CUDA_BLOCK)]
+    return [block for block in blocks if not all(_has_llc(run, point) for point in block)]
 
 
 def _has_llc(run: Run, point: Point) -> bool:
@@ -62,8 +71,7 @@ def _measure_block(run: Run, model: nn.Module, block: list[Point], tick) -> None
         tick()
 
     weights = [_weights(run, point) for point in block]
-    names = f"{block[0].title} epochs {block[0].epoch} to {block[-1].epoch}"
-    _estimate(run, model, weights, [_identity(point) for point in block], f"{names} LLC", keep)
+    _estimate(run, model, weights, [_identity(point) for point in block], f"{block[0].title} LLC", keep)
 
 
 def _estimate(run: Run, model: nn.Module, weights, ids: list[int], label: str, keep=lambda *_: None):
@@ -163,6 +171,19 @@ def measure_hessian_traces(run: Run) -> None:
                 put_hessian_trace(run.results, point, estimate)
                 tqdm.write(f"{_name(point)}: Hessian trace {with_error(estimate.trace, estimate.std_error)}")
                 tick()
+
+
+def final_weights(run: Run, title: str, optimizer: str) -> dict[str, Tensor]:
+    """The state dict that an optimizer's training ended with, on the CPU.
+
+    Raises:
+        ValueError: Training has not reached the last epoch, or diverged before.
+    """
+    point = Point(title, optimizer, run.config.experiment.num_epochs)
+    checkpoint = run.store.load_checkpoint(point)
+    if checkpoint is None or checkpoint.record["diverged"]:
+        raise ValueError(f"{_name(point)}: training has not come that far, or diverged; there are no weights")
+    return packed_weights(checkpoint.tensors)
 
 
 def _weights(run: Run, point: Point) -> dict[str, Tensor]:

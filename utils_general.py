@@ -23,16 +23,18 @@ from figures import (
     wbic_figure,
 )
 from llc import estimate_llcs
+from llc_settings import calibrate, llc_grid
 from ngd import NGD
 from report import verdicts, write_figs_to_html
+from robustness_figures import llc_grid_figure, rescaling_figure
 from training import evaluate, train
 from utils_hessian_fim import hessian_trace
 
 __all__ = [
-    "DLNN", "FFNN", "NGD", "Config", "DataSplits", "LeNet5", "TensorData", "estimate_llcs", "evaluate",
-    "hessian_trace", "hessian_trace_figure", "kappa_figure", "llc_against_loss_figure", "llc_figure", "load_config",
-    "load_data", "loss_figure", "model_figures", "running_mean_figure", "train", "update_norm_figure", "verdicts",
-    "wbic_figure", "write_figs_to_html",
+    "DLNN", "FFNN", "NGD", "Config", "DataSplits", "LeNet5", "TensorData", "calibrate", "estimate_llcs",
+    "evaluate", "hessian_trace", "hessian_trace_figure", "kappa_figure", "llc_against_loss_figure", "llc_figure",
+    "llc_grid", "llc_grid_figure", "load_config", "load_data", "loss_figure", "model_figures", "rescaling_figure",
+    "running_mean_figure", "train", "update_norm_figure", "verdicts", "wbic_figure", "write_figs_to_html",
 ]  # fmt: skip
 
 # Published mean and standard deviation of the training images, one a channel, in pixel values from 0 to 1.

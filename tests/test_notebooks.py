@@ -32,12 +32,14 @@ def test_eval_ngd_sgd_runs_on_a_small_real_config(data_root, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     executed = papermill.execute_notebook(
         EXPERIMENTS / "eval_ngd_sgd.ipynb", tmp_path / "executed.ipynb", cwd=EXPERIMENTS, progress_bar=False,
-        parameters={"config_path": str(tmp_path / "config.json"), "out": str(tmp_path / "run"), "device": "cpu"},
+        parameters={"config_path": str(tmp_path / "config.json"), "out": str(tmp_path / "run"), "device": "cpu",
+                    "calibration": True},
     )  # fmt: skip
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
-    assert len(figures) == 8
+    assert len(figures) == 11  # eight of the trajectories, grid, rescaling, calibration
     text = "".join(output.get("text", "") for output in outputs)
+    assert "admissible" in text
     assert f"report: {tmp_path / 'run' / 'report.html'}" in text
     assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000  # plotly.js is inside
     results = json.loads((tmp_path / "run" / "results.json").read_text())
