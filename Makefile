@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Bars in a log: a line every ten seconds instead of a redrawn one.
 QUIET_BARS := TQDM_MININTERVAL=10
 
-.PHONY: run test venv venv-dev data lint bench published schema clean help
+.PHONY: run test venv venv-dev data lint bench bench-full published schema clean help
 .DEFAULT_GOAL := help
 
 run: venv  ## execute the notebook with CONFIG and print the report's path
@@ -40,8 +40,13 @@ lint: venv-dev  ## check style, and that notebooks carry no outputs
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q tests/test_notebooks.py -k outputs
 
-bench: venv-dev  ## time training against its peers; figures in benchmarks/README.md
+bench: venv-dev  ## time training and sampling against their peers, check LLCs against exact values (half an hour)
 	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/llc_speed.py
+	$(QUIET_BARS) $(BIN)/python benchmarks/llc_accuracy.py
+
+bench-full: venv-dev  ## exact values up to 10⁶ weights (hours)
+	$(QUIET_BARS) $(BIN)/python benchmarks/llc_accuracy.py --full
 
 published: venv  ## reproduce the published swap run: three seeds, both arithmetics (half an hour)
 	$(QUIET_BARS) $(BIN)/python benchmarks/published_swap.py

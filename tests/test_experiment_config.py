@@ -23,6 +23,7 @@ PUBLISHED = {
         "experiment_type": "swap",
         "optimizer": "both",
         "hessian": True,
+        "robustness": True,
         "hidden_nodes": [256],
         "hidden_layers": [2],
         "hidden_conv_layers": [2],

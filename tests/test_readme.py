@@ -56,9 +56,10 @@ def test_the_example_of_an_own_model_and_optimizer_runs(data_root, tmp_path):
     assert results["models"]["My model"]["optimizers"]["ngd"]["llc"][2] is not None
 
 
-def test_the_example_of_an_estimate_runs(capsys):
+def test_the_example_of_an_estimate_has_five_lines_and_runs(capsys):
     torch.manual_seed(0)
     names = {"model": FFNN(4, 1, (1, 4, 4)), "inputs": torch.randn(200, 1, 4, 4), "labels": torch.randint(10, (200,))}
+    assert len(EXAMPLES[1].strip().splitlines()) == 5
     exec(EXAMPLES[1], names)
-    assert names["estimate"].trace.shape == (4, 1000)
+    assert names["e"].trace.shape == (4, 1000)
     assert "drift" in capsys.readouterr().out
