@@ -32,6 +32,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from tqdm import tqdm
 
 CPU_BUDGET = 4 * 2**20  # bytes for a group of chains, about a core's cache: beyond it a larger group is a slower one
+LEAST_WEIGHTS = 2**16  # in a group, where there are enough chains: with fewer, threads wait for each other's Python
 CUDA_SHARE = 0.5  # of a CUDA device's memory; of all of it, so that groups are the same from run to run
 NOISE_BLOCK = 2**16  # random numbers a chain draws at once: small models would spend their time in calls
 INDEX_BLOCK = 64  # minibatches drawn at once
@@ -273,7 +274,7 @@ def run_chains(
     starts = torch.stack([torch.cat([p.detach().flatten() for p in c.values()]) for c in checkpoints])
     engine = _Engine(problem, checkpoints[0], starts, chains, schedule)
     fits = max(1, int((memory_budget or _default_budget(starts.device)) / engine.bytes_per_chain()))
-    todo = _groups(chains, fits) if starts.device.type == "cpu" else _cut(range(len(chains)), fits)
+    todo = _groups(chains, starts.shape[1], fits) if starts.device.type == "cpu" else _cut(range(len(chains)), fits)
     steps = schedule.num_burnin_steps + schedule.num_draws
     with tqdm(total=len(chains) * steps, desc=label, unit="draw", leave=False) as bar:
         while todo:
@@ -290,7 +291,7 @@ def run_chains(
                 torch.cuda.empty_cache()
 
 
-def _groups(chains: Sequence[Chain], fits: int) -> list[range]:
+def _groups(chains: Sequence[Chain], num_weights: int, fits: int) -> list[range]:
     """Positions of the chains that share a tensor on a CPU: of one checkpoint, shared out among the cores.
 
     Which chains share a tensor decides how their last bits are rounded; so a checkpoint's numbers are the same to the
@@ -299,7 +300,8 @@ def _groups(chains: Sequence[Chain], fits: int) -> list[range]:
     groups = []
     for _, rows in groupby(range(len(chains)), key=lambda row: chains[row].start):
         own = list(rows)
-        groups += _cut(range(own[0], own[-1] + 1), min(fits, -(-len(own) // torch.get_num_threads())))
+        share = max(-(-len(own) // torch.get_num_threads()), -(-LEAST_WEIGHTS // num_weights))
+        groups += _cut(range(own[0], own[-1] + 1), min(fits, share))
     return groups
 
 
@@ -350,7 +352,10 @@ class _Engine:
             if len(rows) not in self.gradients:
                 batch = next(self.problem.batches(self.chains[: len(rows)]))
                 weights = self.starts[:1].expand(len(rows), -1).contiguous()
-                self.gradients[len(rows)] = make_fx(self.problem.gradient(self.parameters, len(rows)))(weights, *batch)
+                recorded = make_fx(self.problem.gradient(self.parameters, len(rows)))(weights, *batch)
+                recorded.graph.eliminate_dead_code()
+                recorded.recompile()
+                self.gradients[len(rows)] = recorded
 
     def bytes_per_chain(self) -> int:
         """What one chain holds: its own tensors, a block of noise, and everything that a gradient makes on its way."""
