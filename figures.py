@@ -72,8 +72,8 @@ CAPTIONS = {
     "counts in no mean, and a cross marks where it left. Chains that agree, or an R-hat near 1, do not prove "
     "convergence, because all chains start at w*.",
     "llc-grid": "Does the order of the final LLCs hold at other settings? Every cell samples both final checkpoints "
-    "with SGLD and the config's chains and draws. Its step size follows from one rule, ε = 0.2/(nβ h_max + γ), the "
-    "same for both optimizers: h_max is the larger of the two checkpoints' largest Hessian eigenvalues. In bold NGD − "
+    "with SGLD, the config's chains, and its draws, the first half of them as burn-in. Its step size follows from one "
+    "rule, ε = 0.2/(nβ h_max + γ), the same for both optimizers: h_max is the larger of the two checkpoints' largest Hessian eigenvalues. In bold NGD − "
     "SGD, below it the 95 % interval (sampling alone); colour is the difference in standard errors, red where NGD's "
     "LLC is higher. The numbers of different cells do not compare, their signs do. In a hatched cell an estimate "
     "still moves by more than its error when the draws are doubled, or a chain has not come to rest: it is not "

@@ -51,6 +51,13 @@ def max_curvature(
     return max(largest_curvature(loss, point, seed=seed) for point in points)
 
 
+def second_half(settings: SamplerSettings) -> SamplerSettings:
+    """The settings with the first half of the draws as burn-in, at the same cost: what a chain's rise would blur."""
+    kept = max(4, settings.num_draws // 2)
+    burnin = settings.num_burnin_steps + max(0, settings.num_draws - kept)
+    return settings.model_copy(update={"num_draws": kept, "num_burnin_steps": burnin})
+
+
 @dataclass(frozen=True)
 class GridCell:
     """The checkpoints' LLCs at one (γ, nβ), all with the same ε."""

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from experiment_run import Run, timed, write_page
 from llc import LLCEstimate, estimate_llcs, summarise
-from llc_settings import LOCALIZATIONS, NBETAS, llc_grid, max_curvature
+from llc_settings import LOCALIZATIONS, NBETAS, llc_grid, max_curvature, second_half
 from rescaling import rescalable_layers, rescaled
 from run_results import (
     OPTIMIZERS,
@@ -110,11 +110,12 @@ def _measure_grid(run: Run, model: nn.Module, finals: list[Point], tick) -> None
         curvature = max_curvature(model, weights, data, cross_entropy, run.config.devinterp.seed)
         open_grid(run.results, title, curvature, {point.optimizer: point.epoch for point in finals})
     curvature = run.results["models"][title]["llc_grid"]["max_curvature"]
+    settings = second_half(run.config.devinterp)
     for localization in LOCALIZATIONS:
         if all(grid_cell(run.results, title, localization, setting) for setting in NBETAS):
             continue
         cells = llc_grid(
-            model, weights, data, run.config.devinterp, run.config.data.batch_size, localizations=[localization],
+            model, weights, data, settings, run.config.data.batch_size, localizations=[localization],
             curvature=curvature, checkpoint_ids=[_identity(point) for point in finals],
             label=f"{title} grid, γ = {localization:g}",
         )  # fmt: skip

@@ -422,6 +422,8 @@ def test_each_chain_gets_a_verdict():
     e = summarise(trace, 0.9, 10.0, 500)
     assert e.chain_verdicts == ("steady", "still rising", "still falling", "diverged")
     assert not e.settled
+    leaving = np.where(np.arange(600) < 200, np.linspace(0.5, 1.0, 600), 1.0)  # gone from w* after 200 draws
+    assert chain_verdict(leaving + noisy_chain(0) - 1.0) == "still rising"
     assert summarise(trace[[0, 3]], 0.9, 10.0, 500).diverged.tolist() == [False, True]
 
 

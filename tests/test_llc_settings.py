@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss
 from experiment_config import SamplerSettings
 from learning_coefficients import quadratic_llc
 from llc import estimate_llcs
-from llc_settings import MIN_ACCEPTANCE, adapted_step, calibrate, llc_grid, max_curvature
+from llc_settings import MIN_ACCEPTANCE, adapted_step, calibrate, llc_grid, max_curvature, second_half
 
 FEW = SamplerSettings(num_chains=2, num_draws=200, num_burnin_steps=50)
 
@@ -145,3 +145,10 @@ def test_a_calibration_without_an_admissible_cell_says_why(regression):
 
 def test_the_step_rule():
     assert adapted_step(100.0, 3.0, 100.0) == pytest.approx(0.2 / 400.0)
+
+
+@pytest.mark.parametrize(("draws", "burnin", "kept", "dropped"), [(1000, 0, 500, 500), (21, 3, 10, 14), (5, 0, 4, 1)])
+def test_the_first_half_of_the_draws_becomes_burnin(draws, burnin, kept, dropped):
+    halved = second_half(SamplerSettings(num_draws=draws, num_burnin_steps=burnin))
+    assert (halved.num_draws, halved.num_burnin_steps) == (kept, dropped)
+    assert kept + dropped == draws + burnin
