@@ -67,17 +67,17 @@ CAPTIONS = {
     "wbic": "n times the mean loss sampled around the solution, so it follows training loss and LLC together. It is "
     "Watanabe's WBIC only at nβ = n/ln n; sampled at any other nβ, its values compare only with the same settings.",
     "running-mean": "Convergence check: each thin line is one chain, the thick one the mean of the chains that stayed "
-    "finite. Where it still slopes at the last draw, the number depends on the draws. A chain is still rising, or "
-    "falling, where the means of its two halves differ by more than two of their standard errors; one that diverged "
-    "counts in no mean, and a cross marks where it left. Chains that agree, or an R-hat near 1, do not prove "
-    "convergence, because all chains start at w*.",
+    "finite. Where it still slopes at the last draw, the number depends on the draws. A chain is called still rising, "
+    "or falling, where the means of its two halves differ by more than two standard errors: it still moves, or its "
+    "mean still carries the way from w*. One that diverged counts in no mean, and a cross marks where it left. Chains "
+    "that agree, or an R-hat near 1, do not prove convergence, because all chains start at w*.",
     "llc-grid": "Does the order of the final LLCs hold at other settings? Every cell samples both final checkpoints "
     "with SGLD, the config's chains, and its draws, the first half of them as burn-in. Its step size follows from one "
-    "rule, ε = 0.2/(nβ h_max + γ), the same for both optimizers: h_max is the larger of the two checkpoints' largest Hessian eigenvalues. In bold NGD − "
-    "SGD, below it the 95 % interval (sampling alone); colour is the difference in standard errors, red where NGD's "
-    "LLC is higher. The numbers of different cells do not compare, their signs do. In a hatched cell an estimate "
-    "still moves by more than its error when the draws are doubled, or a chain has not come to rest: it is not "
-    "counted. Diverged chains (×) are left out of their estimate.",
+    "rule, ε = 0.2/(nβ h_max + γ), the same for both optimizers: h_max is the larger of the two checkpoints' largest "
+    "Hessian eigenvalues. In bold NGD − SGD, below it the 95 % interval (sampling alone); colour is the difference in "
+    "standard errors, red where NGD's LLC is higher. The numbers of different cells do not compare, their signs do. In "
+    "a hatched cell an estimate moved by more than its error when the draws were doubled, or a chain has not come to "
+    "rest: it is not counted. Diverged chains (×) are left out of their estimate.",
     "rescaling": "How far does the estimator depend on how the same function is written? The first layer's weights and "
     "bias times c and the next layer's weights divided by c give the same network, so λ is the same for every c. A "
     "departure of λ̂ from the dashed line is the estimator's: its localisation and its noise are isotropic in the "

@@ -14,7 +14,7 @@ not prove convergence: that also needs that doubling the draws moves λ̂ by les
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 import llc_devinterp
 from experiment_config import SamplerSettings
-from llc_chains import Chain, Problem, Samples, Schedule, run_chains
-from llc_checks import check_checkpoints, check_data, check_loss, check_weights, refuse_random_forward
+from llc_chains import Problem, Samples, Schedule, run_chains
+from llc_checks import check_checkpoints, check_problem, check_weights, refuse_random_forward
 from llc_estimate import LLCEstimate, running_means, summarise
+from llc_samplers import Chain
 
 __all__ = [
     "LLCEstimate", "estimate_llcs", "mean_loss", "refuse_random_forward", "resolve_nbeta", "running_means", "summarise",
@@ -90,6 +91,8 @@ def estimate_llcs(
         ValueError: Before the first draw, for data, checkpoints, a loss or a model that cannot be sampled (`llc_checks`
             has the list), and for settings that do not go together.
     """
+    if isinstance(checkpoints, Mapping):
+        check_checkpoints(model, checkpoints)
     every = [settings] * len(checkpoints) if isinstance(settings, SamplerSettings) else list(settings)
     ids = list(range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids)
     _check_settings(every, ids, len(checkpoints))
@@ -97,8 +100,8 @@ def estimate_llcs(
     if not wanted:
         return [None] * len(checkpoints)
     common = every[0]
-    target = _target(copy.deepcopy(model).train(), data, batch_size, loss_fn, population_loss, common)
-    check_checkpoints(model, checkpoints)
+    model = copy.deepcopy(model).train()
+    target = _target(model, checkpoints, data, batch_size, loss_fn, population_loss, common)
     nbetas = [_nbeta(s.nbeta, batch_size, target.num_samples) for s in every]
     different = {id(checkpoints[p]): checkpoints[p] for p in wanted}
     bar = tqdm(different.items(), desc=f"{label}: L(w*)", leave=False, disable=len(different) == 1)
@@ -139,6 +142,8 @@ def _by_checkpoint(
 
 
 def _check_settings(every: Sequence[SamplerSettings], ids: Sequence[int], count: int) -> None:
+    if not all(isinstance(s, SamplerSettings) for s in every):
+        raise ValueError("settings must be SamplerSettings, one or one for each checkpoint")
     if len(every) != count or len(ids) != count:
         raise ValueError(
             f"{count} checkpoints with {len(every)} settings and {len(ids)} checkpoint_ids; allowed: one for each"
@@ -209,22 +214,22 @@ class _Target:
         return run_chains(self.problem, starts, chains, schedule, memory_budget, label)
 
 
-def _target(model, data, batch_size, loss_fn, population_loss, settings: SamplerSettings) -> _Target:
+def _target(model, checkpoints, data, batch_size, loss_fn, population_loss, settings: SamplerSettings) -> _Target:
     """Checks what was given and puts it together."""
-    check_weights(model)
     if population_loss is not None:
+        check_weights(model)
+        check_checkpoints(model, checkpoints)
+        if data is not None:
+            raise ValueError("data and population_loss are both given; allowed: one of them, the other None")
         if settings.backend != "batched":
             raise ValueError(f'population_loss needs backend "batched"; "{settings.backend}" samples a model on data')
         value = population_loss({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
         if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
             raise ValueError("population_loss must return one floating-point number")
-        num_samples = None if data is None else len(data[0])
-        return _Target(model, Problem(population_loss, (), 0), loss_fn, num_samples)
+        return _Target(model, Problem(population_loss, (), 0), loss_fn, None)
     if data is None:
         raise ValueError("data is None; allowed: (inputs, targets), or None together with a population_loss")
-    refuse_random_forward(model)
-    check_data(data, batch_size, next(model.parameters()).device)
-    check_loss(model, data, loss_fn)
+    check_problem(model, checkpoints, data, batch_size, loss_fn)
 
     def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         return loss_fn(functional_call(model, parameters, (inputs,)), targets)

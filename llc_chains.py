@@ -3,16 +3,10 @@
 Every chain is a row. The gradients of a group of rows come from one `vmap(grad_and_value)`, recorded once as a plain
 list of tensor operations (`make_fx`), so that a draw costs matrix products and random numbers and little else. On CUDA
 a group is as large as memory allows; on a CPU it is as large as a core's cache, and every core advances a group of its
-own, so ask for at least as many chains as cores. A sampler is a function that is given the starts w* and returns the
-step that moves its rows in place:
+own, so ask for at least as many chains as cores.
 
-    sgld          w ← w − (ε/2)(nβ ∇L_m(w) + γ(w − w*)) + N(0, ε)                       Lau et al., arXiv:2308.12108
-    rmsprop_sgld  the same with ε scaled by G = 1/(√v + 0.1), v the running mean of ∇L_m²   Li et al., arXiv:1512.07666
-    sgnht         momentum p and thermostat ξ: p ← p − ε nβ ∇L_m(w) − ξ p + N(0, 2εA), w ← w + p, ξ ← ξ + |p|²/d − ε
-                                                                                          Ding et al., NeurIPS 2014
-
-They are devinterp's, step for step. Noise and minibatches of a chain are a function of its seed and the draw alone, so
-that no number depends on which chains ran beside it.
+Noise and minibatches of a chain are a function of its seed and the draw alone, so that no number depends on which
+chains ran beside it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,25 +25,16 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from tqdm import tqdm
 
+from llc_samplers import SAMPLERS, Chain, Coefficients, mala_acceptance, noise_scale
+
 CPU_BUDGET = 4 * 2**20  # bytes for a group of chains, about a core's cache: beyond it a larger group is a slower one
 LEAST_WEIGHTS = 2**16  # in a group, where there are enough chains: with fewer, threads wait for each other's Python
 CUDA_SHARE = 0.5  # of a CUDA device's memory; of all of it, so that groups are the same from run to run
 NOISE_BLOCK = 2**16  # random numbers a chain draws at once: small models would spend their time in calls
 INDEX_BLOCK = 64  # minibatches drawn at once
 MALA_EVERY = 50  # draws between two evaluations of the MALA acceptance, each of which costs a gradient
-RMSPROP_DECAY, RMSPROP_FLOOR = 0.99, 0.1  # devinterp's
 
 Loss = Callable[..., Tensor]  # (named parameters, *batch) → mean loss, a scalar
-
-
-class Chain(NamedTuple):
-    """One chain: the checkpoint it starts from, its random numbers, and what it samples."""
-
-    start: int  # position in the list of checkpoints
-    seed: tuple[int, int, int]  # (seed of the settings, the checkpoint's id, the chain's number)
-    epsilon: float  # step size ε
-    nbeta: float
-    localization: float  # γ
 
 
 class Samples(NamedTuple):
@@ -62,94 +47,6 @@ class Samples(NamedTuple):
     def empty(cls, num_chains: int, num_draws: int) -> "Samples":
         """Room for what chains will see."""
         return cls(np.full((num_chains, num_draws), np.nan, dtype=np.float32), np.full(num_chains, np.nan))
-
-
-class Coefficients(NamedTuple):
-    """The settings of a group of chains, each a column (chains, 1)."""
-
-    epsilon: Tensor
-    nbeta: Tensor
-    localization: Tensor
-    diffusion: float  # SGNHT's A
-
-    @classmethod
-    def of(cls, chains: Sequence[Chain], diffusion: float, like: Tensor) -> "Coefficients":
-        columns = ([getattr(chain, name) for chain in chains] for name in ("epsilon", "nbeta", "localization"))
-        return cls(*(like.new_tensor(column)[:, None] for column in columns), diffusion)
-
-
-# ---- samplers: (starts (chains, weights), coefficients, noise) → step(weights, gradients, noise), in place -----------
-
-Step = Callable[[Tensor, Tensor, Tensor], None]
-
-
-def sgld(starts: Tensor, c: Coefficients, noise: Callable[[], Tensor]) -> Step:
-    """Stochastic gradient Langevin dynamics with localisation; noise of variance ε."""
-    pull, push = c.epsilon * c.localization / 2, -c.epsilon * c.nbeta / 2
-
-    def step(weights: Tensor, gradients: Tensor, noise: Tensor) -> None:
-        weights.lerp_(starts, pull).addcmul_(gradients, push).add_(noise)
-
-    return step
-
-
-def rmsprop_sgld(starts: Tensor, c: Coefficients, noise: Callable[[], Tensor]) -> Step:
-    """SGLD preconditioned by the running mean of squared gradients; noise of variance ε before preconditioning."""
-    square_mean = torch.zeros_like(starts)
-
-    def step(weights: Tensor, gradients: Tensor, noise: Tensor) -> None:
-        square_mean.mul_(RMSPROP_DECAY).addcmul_(gradients, gradients, value=1 - RMSPROP_DECAY)
-        preconditioner = square_mean.sqrt().add_(RMSPROP_FLOOR).reciprocal_()
-        force = (weights - starts).mul_(c.localization).addcmul_(gradients, c.nbeta)
-        weights.addcmul_(force.mul_(preconditioner), -c.epsilon / 2).addcmul_(noise, preconditioner.sqrt_())
-
-    return step
-
-
-def sgnht(starts: Tensor, c: Coefficients, noise: Callable[[], Tensor]) -> Step:
-    """Stochastic gradient Nosé-Hoover thermostat, one thermostat a chain; noise of variance 2εA."""
-    momentum = noise() / (2 * c.diffusion) ** 0.5  # N(0, ε)
-    thermostat = torch.full_like(c.epsilon, c.diffusion)
-
-    def step(weights: Tensor, gradients: Tensor, noise: Tensor) -> None:
-        momentum.addcmul_(gradients, -c.epsilon * c.nbeta)
-        momentum.mul_(1 - thermostat).add_(noise)
-        weights.add_(momentum)
-        thermostat.add_(momentum.square().mean(dim=1, keepdim=True) - c.epsilon)
-
-    return step
-
-
-def noise_scale(sampler: str, c: Coefficients) -> Float[Tensor, "chains 1"]:
-    """Standard deviation of the noise that a sampler's step takes."""
-    return (2 * c.diffusion * c.epsilon if sampler == "sgnht" else c.epsilon).sqrt()
-
-
-SAMPLERS = {"sgld": sgld, "rmsprop_sgld": rmsprop_sgld, "sgnht": sgnht}
-
-
-def mala_acceptance(
-    c: Coefficients,
-    starts: Tensor,
-    before: tuple[Tensor, Tensor, Tensor],
-    after: tuple[Tensor, Tensor, Tensor],
-) -> Float[Tensor, "chains"]:
-    """Probability with which the Metropolis-adjusted Langevin algorithm would have accepted a step of SGLD.
-
-    `before` and `after` are (weights (chains, P), gradients of L_m (chains, P), L_m (chains,)) on the same minibatch,
-    so that it judges the step size, not the batch: 1 for ε → 0. With U = nβ L_m + (γ/2)|w − w*|², G = ∇U, d = w' − w,
-
-        log q(w|w') − log q(w'|w) + U(w) − U(w') = nβ (L − L' + d·(g + g')/2) − (ε/8)(|G'|² − |G|²),
-
-    in which the localisation's large parts have cancelled (Roberts & Rosenthal 1998, eq. 2, for N(0, ε) noise).
-    """
-    (w, g, loss), (w_, g_, loss_) = before, after
-    d = w_ - w
-    work = loss - loss_ + torch.linalg.vecdot(d, g + g_) / 2
-    total = c.nbeta * (g + g_) + c.localization * (w + w_ - 2 * starts)  # G + G'
-    change = c.nbeta * (g_ - g) + c.localization * d  # G' − G
-    log_ratio = c.nbeta[:, 0] * work - c.epsilon[:, 0] / 8 * torch.linalg.vecdot(change, total)
-    return log_ratio.clamp(max=0).exp()
 
 
 # ---- random numbers: a function of (seed, checkpoint, chain, draw) ---------------------------------------------------
@@ -352,10 +249,8 @@ class _Engine:
             if len(rows) not in self.gradients:
                 batch = next(self.problem.batches(self.chains[: len(rows)]))
                 weights = self.starts[:1].expand(len(rows), -1).contiguous()
-                recorded = make_fx(self.problem.gradient(self.parameters, len(rows)))(weights, *batch)
-                recorded.graph.eliminate_dead_code()
-                recorded.recompile()
-                self.gradients[len(rows)] = recorded
+                gradient = self.problem.gradient(self.parameters, len(rows))
+                self.gradients[len(rows)] = _recorded(gradient, weights, *batch)
 
     def bytes_per_chain(self) -> int:
         """What one chain holds: its own tensors, a block of noise, and everything that a gradient makes on its way."""
@@ -394,6 +289,33 @@ class _Engine:
                 bar.update(len(chains))
         accepted = torch.stack(acceptance).mean(0) if acceptance else weights.new_full((len(chains),), torch.nan)
         return Samples(losses.T.float().cpu().numpy(), accepted.double().cpu().numpy())
+
+
+def _recorded(gradient: Callable, *example: Tensor) -> GraphModule:
+    """`gradient` as the tensor operations it comes to for inputs of these shapes.
+
+    Raises:
+        ValueError: What runs depends on values and not on shapes alone, or is random.
+    """
+    try:
+        recorded = make_fx(gradient)(*example)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            "the model's forward pass or loss cannot be run for several chains at once (does it look at values of "
+            f'tensors, as in `if x.sum() > 0`, `x[mask]`, `.item()`?); backend "devinterp" runs it as it is: {error}'
+        ) from error
+    random = [node.target for node in recorded.graph.nodes if torch.Tag.nondeterministic_seeded in _tags(node)]
+    if random:
+        raise ValueError(f"the model's forward pass or loss is random ({random[0]}): there is no loss L(w) to sample")
+    recorded.graph.eliminate_dead_code()
+    recorded.recompile()
+    return recorded
+
+
+def _tags(node) -> Sequence[torch.Tag]:
+    return getattr(node.target, "tags", ())
 
 
 def _is_view(node) -> bool:

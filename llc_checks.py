@@ -1,7 +1,7 @@
 """Can this be sampled at all? What is refused before the first draw, each with what is wrong and what to do."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ def check_weights(model: nn.Module) -> None:
 
 def check_checkpoints(model: nn.Module, checkpoints: Sequence[dict[str, Tensor] | None]) -> None:
     """Raises ValueError for a checkpoint whose names, shapes or values are not those of a state of `model`."""
+    if isinstance(checkpoints, Mapping) or not all(c is None or isinstance(c, Mapping) for c in checkpoints):
+        raise ValueError("checkpoints must be a list of state dicts, as in [model.state_dict()]")
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for position, checkpoint in enumerate(checkpoints):
         if checkpoint is None:
@@ -61,6 +63,8 @@ def check_checkpoints(model: nn.Module, checkpoints: Sequence[dict[str, Tensor] 
 
 def check_data(data: tuple[Tensor, Tensor], batch_size: int, device: torch.device) -> None:
     """Raises ValueError for data that is empty, uneven, elsewhere, not finite, or smaller than a batch."""
+    if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
+        raise ValueError("data must be (inputs, targets), two tensors that hold the whole data set")
     inputs, targets = data
     if len(inputs) != len(targets):
         raise ValueError(f"data has {len(inputs)} inputs and {len(targets)} targets; allowed: one target an input")
@@ -78,32 +82,59 @@ def check_data(data: tuple[Tensor, Tensor], batch_size: int, device: torch.devic
                 raise ValueError(f"{name} hold NaN or infinity in {len(bad)} samples, the first at index {int(bad[0])}")
 
 
+def check_problem(
+    model: nn.Module, checkpoints: Sequence, data: tuple[Tensor, Tensor], batch_size: int, loss_fn: Callable
+) -> None:
+    """Raises ValueError for a model, checkpoints, data or loss that cannot be sampled, whichever is wrong first."""
+    check_weights(model)
+    check_checkpoints(model, checkpoints)
+    refuse_random_forward(model)
+    check_data(data, batch_size, next(model.parameters()).device)
+    check_loss(model, data, loss_fn)
+
+
 @torch.no_grad()
 def check_loss(model: nn.Module, data: tuple[Tensor, Tensor], loss_fn: Callable) -> None:
     """Tries model and loss on a few samples; raises ValueError for what cannot work, with the reason."""
-    inputs, targets = (part[:TRIAL] for part in data)
-    weights = next(p for p in model.parameters() if p.requires_grad)
-    outputs = _tried_model(model, inputs, weights)
-    if loss_fn in (cross_entropy, nll_loss) and not targets.is_floating_point():
-        classes, labels = outputs.shape[1 if outputs.ndim > 1 else 0], data[1]
-        low, high = int(labels.min()), int(labels.max())
+    inputs, targets = data
+    first = torch.arange(min(TRIAL, len(inputs)), device=inputs.device)
+    outputs = _tried_model(model, inputs[first], loss_fn, targets[first])
+    labels = not targets.is_floating_point() and targets.ndim == 1
+    by_class = loss_fn in (cross_entropy, nll_loss) or isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss)
+    if labels and by_class:
+        classes, low, high = outputs.shape[1 if outputs.ndim > 1 else 0], int(targets.min()), int(targets.max())
         if low < 0 or high >= classes:
             raise ValueError(f"labels go from {low} to {high}; allowed for {classes} outputs: 0 to {classes - 1}")
-    try:
-        loss = loss_fn(outputs, targets)
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        raise ValueError(f"loss_fn fails on outputs {_kind(outputs)} and targets {_kind(targets)}: {error}") from error
+    loss = _tried_loss(loss_fn, outputs, targets[first])
+    if labels and not by_class:  # of a loss of one's own, the extreme labels tell
+        extremes = torch.stack([targets.argmin(), targets.argmax()])
+        _tried_loss(loss_fn, model(inputs[extremes]), targets[extremes])
     if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
         given = f"a tensor {_kind(loss)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"loss_fn returns {given}; allowed: one floating-point number, the mean over the samples")
-    if len(inputs) > 1:
-        single = sum(float(loss_fn(o[None], t[None])) for o, t in zip(outputs, targets, strict=True)) / len(inputs)
-        if math.isclose(float(loss), len(inputs) * single, rel_tol=1e-3) and abs(single) > 1e-12:
+    count = len(first)
+    if count > 1 and isinstance(outputs, Tensor) and len(outputs) == count:
+        try:
+            single = sum(float(loss_fn(o[None], t[None])) for o, t in zip(outputs, targets[first], strict=True)) / count
+        except (RuntimeError, IndexError, ValueError, TypeError):
+            return  # a loss that needs more than one sample
+        if math.isclose(float(loss), count * single, rel_tol=1e-3) and abs(single) > 1e-12:
             raise ValueError('loss_fn returns a sum over the samples; allowed: their mean, as reduction="mean" gives')
 
 
-def _tried_model(model: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor:
+def _tried_loss(loss_fn: Callable, outputs, targets: Tensor):
+    try:
+        return loss_fn(outputs, targets)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        given = f"outputs {_kind(outputs)} and targets {_kind(targets)}"
+        if not targets.is_floating_point():
+            given += f" from {int(targets.min())} to {int(targets.max())}"
+        raise ValueError(f"loss_fn fails on {given}: {error}") from error
+
+
+def _tried_model(model: nn.Module, inputs: Tensor, loss_fn: Callable, targets: Tensor):
     """The outputs; ValueError where the model cannot take the inputs, or is not a function of them and its weights."""
+    weights = next(p for p in model.parameters() if p.requires_grad)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         outputs, again = model(inputs), model(inputs)
@@ -112,9 +143,10 @@ def _tried_model(model: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor:
         if inputs.dtype != weights.dtype:
             reason += f" with weights of {weights.dtype}; convert them, as in inputs.to({weights.dtype})"
         raise ValueError(f"{reason}: {error}") from error
-    if not torch.equal(outputs, again):
+    losses = [_tried_loss(loss_fn, given, targets) for given in (outputs, again)]
+    if isinstance(losses[0], Tensor) and not torch.equal(*losses):
         raise ValueError(
-            "the model's forward pass is random: the same inputs gave two outputs, so there is no loss L(w) to sample"
+            "the model's forward pass is random: the same inputs gave two losses, so there is no loss L(w) to sample"
         )
     changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name])]
     if changed:
@@ -124,5 +156,5 @@ def _tried_model(model: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor:
     return outputs
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} of {tensor.dtype}"
+def _kind(value) -> str:
+    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"of type {type(value).__name__}"

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from llc_chains import MALA_EVERY, Chain, Samples, Schedule, seeds
+from llc_chains import MALA_EVERY, Samples, Schedule, seeds
+from llc_samplers import Chain
 
 
 def run_chains(
@@ -48,7 +49,7 @@ def run_chains(
     for row, chain in enumerate(chains):
         noise, batches = seeds(chain.seed)
         loader = DataLoader(
-            _Batches(data), batch_size, shuffle=True, drop_last=True, collate_fn=lambda batch: batch,
+            Batches(data), batch_size, shuffle=True, drop_last=True, collate_fn=lambda batch: batch,
             generator=torch.Generator().manual_seed(batches),
         )  # fmt: skip
         model.load_state_dict(checkpoints[chain.start])
@@ -57,7 +58,7 @@ def run_chains(
         yield range(row, row + 1), Samples(losses[None], np.array([acceptance]))
 
 
-class _Batches(Dataset):
+class Batches(Dataset):
     """The data set in memory; a whole batch is fetched with one index."""
 
     def __init__(self, data: tuple[Tensor, Tensor]):
@@ -105,7 +106,7 @@ def _sample(
     estimator.losses.fill_(math.nan)
     mala = _MalaAcceptance(minibatch_loss, chain) if schedule.sampler == "sgld" else None
     sampling_method, kwargs = _sampler(chain, schedule)
-    with tqdm(total=schedule.num_draws, desc=label, unit="draw", leave=False) as bar:
+    with tqdm(total=schedule.num_draws, desc=label, unit="draw", leave=False) as bar, torch.enable_grad():
         try:
             sample_single_chain(
                 ref_model=model,

@@ -15,7 +15,9 @@ from experiment_config import SamplerSettings
 
 SIGNIFICANT = 2.0  # standard errors by which a chain's halves must differ to say that it has not settled
 
+SHORTEST = 20  # draws below which a chain gets no verdict
 STEADY, RISING, FALLING, DIVERGED = "steady", "still rising", "still falling", "diverged"
+TOO_SHORT = "too short to tell"
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,12 @@ class LLCEstimate:
     ess: float | None  # effective sample size of the mean loss
     diverged: Bool[np.ndarray, "num_chains"]
     chain_llcs: Float[np.ndarray, "num_chains"]  # λ̂ of each chain, NaN where diverged
-    chain_verdicts: tuple[str, ...]  # "steady", "still rising", "still falling" or "diverged"
+    chain_verdicts: tuple[str, ...]  # of each, as `chain_verdict` gives them
     acceptance: Float[np.ndarray, "num_chains"]  # MALA acceptance of each chain, NaN where the sampler has none
+    # Whether doubling the draws, from the first half to all, moved λ̂ by no more than its error before, and every chain
+    # that stayed finite is steady. Necessary, not sufficient: chains that have not left w* also look settled.
+    settled: bool
     settings: SamplerSettings | None = None  # what it was sampled with
-
-    @property
-    def settled(self) -> bool:
-        """Whether doubling the draws moved λ̂ by less than its error, and no finite chain has halves that differ.
-
-        Necessary, not sufficient: chains that have not left w* also look settled.
-        """
-        if self.llc is None or self.std_error is None or self.drift is None:
-            return False
-        steady = all(verdict in (STEADY, DIVERGED) for verdict in self.chain_verdicts)
-        return steady and abs(self.drift) <= self.std_error
 
     @property
     def mean_acceptance(self) -> float | None:
@@ -104,9 +98,12 @@ def summarise(
         "settings": settings,
     }
     if len(good) == 0:
-        return LLCEstimate(None, None, None, None, None, rhat=None, ess=None, **shared)
+        return LLCEstimate(None, None, None, None, None, rhat=None, ess=None, settled=False, **shared)
     mean = good.mean()
-    error = _standard_error(good)
+    error = standard_error(good)
+    half = good[:, : good.shape[1] // 2]
+    error_before = standard_error(half) if half.size else None
+    steady = all(verdict in (STEADY, DIVERGED) for verdict in shared["chain_verdicts"])
     return LLCEstimate(
         llc=float(nbeta * (mean - init_loss)),
         std_error=None if error is None else nbeta * error,
@@ -115,28 +112,35 @@ def summarise(
         wbic_std_error=None if error is None or num_samples is None else num_samples * error,
         rhat=_diagnosis(array_stats.rhat, good),
         ess=_diagnosis(array_stats.ess, good, method="mean"),
+        settled=steady and error_before is not None and bool(abs(mean - half.mean()) <= error_before),
         **shared,
     )
 
 
 def chain_verdict(losses: Float[np.ndarray, "num_draws"]) -> str:
-    """Whether a chain is steady, still rising, still falling, or diverged.
+    """Whether a chain's mean is steady, still rising, still falling; or the chain diverged, or is too short to tell.
 
     The means of its two halves are compared (Geweke 1992). The error of both is taken from the second half: the first
     may hold the way from w*, which would hide itself in its own error. Apart by more than two errors, the chain's mean
-    has not come to rest. A steady chain is called rising, or falling, about once in forty times each.
+    has not come to rest, be it that the chain still moves or that its mean still carries the way from w*. A steady
+    chain is called rising, or falling, about once in thirty times each.
     """
     if not np.isfinite(losses).all():
         return DIVERGED
+    if len(losses) < SHORTEST:
+        return TOO_SHORT
     first, second = losses[: len(losses) // 2], losses[len(losses) // 2 :]
     error = _diagnosis(array_stats.mcse, second[None], method="mean")
     rise = second.mean() - first.mean()
-    if error is None or abs(rise) <= SIGNIFICANT * math.sqrt(2) * error:
+    if error is None:
+        return TOO_SHORT
+    if abs(rise) <= SIGNIFICANT * math.sqrt(2) * error:
         return STEADY
     return RISING if rise > 0 else FALLING
 
 
-def _standard_error(losses: Float[np.ndarray, "chains draws"]) -> float | None:
+def standard_error(losses: Float[np.ndarray, "chains draws"]) -> float | None:
+    """Of the mean over chains and draws: the larger of the one from the effective sample size and between chains."""
     within = _diagnosis(array_stats.mcse, losses, method="mean")
     between = losses.mean(axis=1).std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else None
     return max((float(error) for error in (within, between) if error is not None), default=None)

@@ -5,6 +5,7 @@ along a Hessian eigenvector of curvature h a chain relaxes at the rate A = nβ h
 a variance that is too large by 1/(1 − εA/4). `adapted_step` keeps that at 5 % in the stiffest direction.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +19,9 @@ from torch.nn.functional import cross_entropy
 from calibration_figure import calibration_figure
 from experiment_config import SamplerSettings
 from llc import LLCEstimate, estimate_llcs, resolve_nbeta
+from llc_checks import check_problem
+from llc_estimate import standard_error
+from number_texts import with_error
 from utils_hessian_fim import largest_curvature, loss_on
 
 LOCALIZATIONS = (10.0, 100.0, 1_000.0, 10_000.0)  # γ of the grid
@@ -26,7 +30,7 @@ STEP = 0.2  # ε (nβ h_max + γ) of the grid
 STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # and those that a calibration tries
 CURVATURE_SAMPLES = 1280  # samples on which the largest curvature is taken
 MIN_ACCEPTANCE = 0.574  # at which a Langevin step is most efficient (Roberts & Rosenthal 1998)
-PLATEAU = 2.0  # combined standard errors by which λ̂ may differ from that of the next smaller ε
+PLATEAU_SHARE, PLATEAU_ERRORS = 0.02, 2.0  # of λ̂, or of standard errors: how far it may be from the next smaller ε's
 
 
 def adapted_step(nbeta: float, max_curvature: float, localization: float, step: float = STEP) -> float:
@@ -41,14 +45,22 @@ def max_curvature(
     loss_fn: Callable = cross_entropy,
     seed: int = 0,
 ) -> float:
-    """The largest Hessian eigenvalue of the mean loss at any of the checkpoints, on 1,280 samples (loss / weight²)."""
+    """The largest Hessian eigenvalue of the mean loss at any of the checkpoints, on 1,280 samples (loss / weight²).
+
+    Raises:
+        ValueError: A model, checkpoints, data or a loss that cannot be sampled.
+    """
+    model = copy.deepcopy(model).train()  # as it is sampled
+    check_problem(model, checkpoints, data, 1, loss_fn)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(data[0]), generator=generator)[:CURVATURE_SAMPLES].to(data[0].device)
     loss = loss_on(model, (data[0][chosen], data[1][chosen]), loss_fn)
-    sampled = [name for name, p in model.named_parameters() if p.requires_grad]
-    device = next(model.parameters()).device
-    points = [{name: checkpoint[name].to(device) for name in sampled} for checkpoint in checkpoints]
-    return max(largest_curvature(loss, point, seed=seed) for point in points)
+    found = []
+    for checkpoint in checkpoints:
+        model.load_state_dict(checkpoint)
+        sampled = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        found.append(largest_curvature(loss, sampled, seed=seed))
+    return max(found)
 
 
 def second_half(settings: SamplerSettings) -> SamplerSettings:
@@ -87,7 +99,8 @@ def llc_grid(
 
     Args:
         model, checkpoints, data, batch_size, loss_fn, checkpoint_ids: As `llc.estimate_llcs` takes them.
-        settings: Number of chains, draws and burn-in steps, seed and backend; the sampler is SGLD in every cell.
+        settings: Number of chains, draws and burn-in steps, seed and backend; the sampler is SGLD in every cell. The
+            first half of the draws becomes burn-in too (`second_half`): a chain's rise would keep it from settling.
         localizations: γ, the columns.
         nbetas: nβ, the rows.
         curvature: h_max in ε = 0.2/(nβ h_max + γ); default: the largest curvature of the checkpoints, so that all of a
@@ -97,6 +110,8 @@ def llc_grid(
     Raises:
         ValueError: As `llc.estimate_llcs`.
     """
+    _check_lists(checkpoints=checkpoints, localizations=localizations, nbetas=nbetas)
+    settings = second_half(settings)
     if curvature is None:
         curvature = max_curvature(model, checkpoints, data, loss_fn, settings.seed)
     ids = range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids
@@ -156,16 +171,18 @@ def calibrate(
 ) -> Calibration:
     """Sweeps ε × γ × nβ at one checkpoint and picks settings.
 
-    The rule: a cell is admissible when no chain diverged, the MALA acceptance is at least 0.574, λ̂ is within two
-    combined standard errors of the one at the next smaller ε (the plateau), and the estimate has settled (doubling the
-    draws moved it by less than its error, every chain steady). Of the admissible cells: the first nβ in the order
-    given that has one, there the smallest γ (the least localised estimate that can be had), there the largest ε.
+    The rule: a cell is admissible when no chain diverged, the MALA acceptance is at least 0.574, λ̂ is within 2 %, or
+    else two standard errors, of the one at the next smaller ε (the plateau; the smallest ε has none to stand on), and
+    the estimate has settled (doubling the draws moved it by less than its error, every chain steady). All cells share
+    their random numbers, and the plateau's error is that of the paired difference. Of the admissible cells: the first
+    nβ in the order given that has one, there the smallest γ (the least localised estimate that can be had), there the
+    largest ε.
 
     Args:
         model, checkpoint, data, batch_size, loss_fn: As `llc.estimate_llcs` takes them.
         settings: Number of chains, draws and burn-in steps, seed; the sampler is SGLD. Default: the defaults.
-        steps: ε in units of 1/(nβ h_max + γ), with h_max the largest curvature at the checkpoint; a chain is unstable
-            from 4 on.
+        steps: ε in units of 1/(nβ h_max + γ), with h_max the largest curvature at the checkpoint; two or more. A chain
+            is unstable from 4 on.
         localizations: γ.
         nbetas: nβ, the preferred one first.
         label: Stands before the progress bar.
@@ -174,6 +191,9 @@ def calibrate(
         ValueError: As `llc.estimate_llcs`.
     """
     settings = settings or SamplerSettings()
+    _check_lists(steps=steps, localizations=localizations, nbetas=nbetas)
+    if len(set(steps)) < 2:
+        raise ValueError(f"steps = {tuple(steps)}; allowed: two or more, since each is compared with the next smaller")
     curvature = max_curvature(model, [checkpoint], data, loss_fn, settings.seed)
     cells = list(product(nbetas, sorted(localizations), sorted(steps)))
     changed = [
@@ -182,9 +202,10 @@ def calibrate(
     ]
     same = {"checkpoint_ids": [0] * len(cells)}  # the same random numbers in every cell
     estimates = estimate_llcs(model, [checkpoint] * len(cells), data, changed, batch_size, loss_fn, label=label, **same)
-    rows: list[dict] = []
-    for (_, _, step), one, estimate in zip(cells, changed, estimates, strict=True):
-        rows.append(_calibration_row(one, estimate, None if step == min(steps) else rows[-1]))
+    rows = []
+    for position, (_, _, step) in enumerate(cells):
+        smaller = None if step == min(steps) else estimates[position - 1]
+        rows.append(_calibration_row(changed[position], estimates[position], smaller))
     table = pd.DataFrame(rows)
     admissible = [position for position, row in enumerate(rows) if row["admissible"]]
     # Cells are in the order of preference but for ε, of which the largest is best.
@@ -202,8 +223,17 @@ def _sgld(settings: SamplerSettings, localization: float, nbeta: str | float, ep
     return SamplerSettings(**settings.model_dump() | cell)
 
 
-def _calibration_row(settings: SamplerSettings, estimate: LLCEstimate, smaller: dict | None) -> dict:
-    """A row of the table; `smaller` is that of the next smaller ε at the same γ and nβ."""
+def _check_lists(**lists: Sequence) -> None:
+    for name, given in lists.items():
+        if isinstance(given, str) or len(given) == 0:
+            raise ValueError(f"{name} = {given!r}; allowed: a list that is not empty")
+    for nbeta in lists.get("nbetas", ()):
+        if nbeta not in NBETAS and not (isinstance(nbeta, int | float) and nbeta > 0):
+            raise ValueError(f'nbetas has {nbeta!r}; allowed: "batch", "dataset" or a number above 0')
+
+
+def _calibration_row(settings: SamplerSettings, estimate: LLCEstimate, smaller: LLCEstimate | None) -> dict:
+    """A row of the table; `smaller` is the estimate at the next smaller ε and the same γ and nβ."""
     row = {
         "nbeta": estimate.nbeta,
         "localization": settings.localization,
@@ -214,19 +244,20 @@ def _calibration_row(settings: SamplerSettings, estimate: LLCEstimate, smaller: 
         "acceptance": estimate.mean_acceptance,
         "num_diverged_chains": int(estimate.diverged.sum()),
         "settled": estimate.settled,
-        "plateau": False,
+        "plateau": smaller is not None and _agree(estimate, smaller),
     }
-    numbers = (row["llc"], row["std_error"], *((smaller["llc"], smaller["std_error"]) if smaller else (None,)))
-    if None not in numbers:
-        error = (row["std_error"] ** 2 + smaller["std_error"] ** 2) ** 0.5
-        row["plateau"] = abs(row["llc"] - smaller["llc"]) <= PLATEAU * error
-    row["admissible"] = (
-        row["plateau"]
-        and row["settled"]
-        and row["num_diverged_chains"] == 0
-        and (row["acceptance"] or 0.0) >= MIN_ACCEPTANCE
-    )
-    return row
+    sound = row["num_diverged_chains"] == 0 and (row["acceptance"] or 0.0) >= MIN_ACCEPTANCE
+    return {**row, "admissible": row["plateau"] and row["settled"] and sound}
+
+
+def _agree(estimate: LLCEstimate, smaller: LLCEstimate) -> bool:
+    """Whether λ̂ at one ε is that at the next smaller one; their chains share random numbers draw by draw."""
+    if estimate.llc is None or smaller.llc is None:
+        return False
+    both = ~(estimate.diverged | smaller.diverged)
+    error = standard_error((estimate.trace - smaller.trace)[both].astype(float)) if both.any() else None
+    apart = abs(estimate.llc - smaller.llc)
+    return apart <= max(PLATEAU_SHARE * abs(smaller.llc), PLATEAU_ERRORS * estimate.nbeta * (error or 0.0))
 
 
 def _reason(table: pd.DataFrame, best: int | None) -> str:
@@ -244,6 +275,6 @@ def _reason(table: pd.DataFrame, best: int | None) -> str:
     row = table.loc[best]
     return (
         f"nβ = {row.nbeta:.4g}, γ = {row.localization:g}, ε = {row.sampler_lr:.3g}: the largest ε on the plateau "
-        f"at the smallest γ that settles, with a MALA acceptance of {row.acceptance:.2f} and λ̂ = {row.llc:.1f} ± "
-        f"{row.std_error:.1f}; {int(table['admissible'].sum())} of {len(table)} cells are admissible."
+        f"at the smallest γ that settles, with a MALA acceptance of {row.acceptance:.2f} and λ̂ = "
+        f"{with_error(row.llc, row.std_error)}; {int(table['admissible'].sum())} of {len(table)} cells are admissible."
     )

@@ -3,6 +3,7 @@
 Every finding is written at once; what is there already is not measured again.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from experiment_run import Run, timed, write_page
 from llc import LLCEstimate, estimate_llcs, summarise
-from llc_settings import LOCALIZATIONS, NBETAS, llc_grid, max_curvature, second_half
+from llc_settings import LOCALIZATIONS, NBETAS, llc_grid, max_curvature
 from rescaling import rescalable_layers, rescaled
 from run_results import (
     OPTIMIZERS,
@@ -32,6 +33,7 @@ from verdict import with_error
 
 CUDA_BLOCK = 32  # checkpoints whose chains advance together on CUDA; so much is lost by a kill there
 FACTORS = (0.5, 1.0, 2.0)  # by which the first layer is scaled
+RESCALED_IDS = 2**20  # above every identity of a checkpoint
 
 
 def measure_llcs(run: Run) -> None:
@@ -110,12 +112,11 @@ def _measure_grid(run: Run, model: nn.Module, finals: list[Point], tick) -> None
         curvature = max_curvature(model, weights, data, cross_entropy, run.config.devinterp.seed)
         open_grid(run.results, title, curvature, {point.optimizer: point.epoch for point in finals})
     curvature = run.results["models"][title]["llc_grid"]["max_curvature"]
-    settings = second_half(run.config.devinterp)
     for localization in LOCALIZATIONS:
         if all(grid_cell(run.results, title, localization, setting) for setting in NBETAS):
             continue
         cells = llc_grid(
-            model, weights, data, settings, run.config.data.batch_size, localizations=[localization],
+            model, weights, data, run.config.devinterp, run.config.data.batch_size, localizations=[localization],
             curvature=curvature, checkpoint_ids=[_identity(point) for point in finals],
             label=f"{title} grid, γ = {localization:g}",
         )  # fmt: skip
@@ -135,13 +136,17 @@ def _measure_rescaled(run: Run, model: nn.Module, point: Point, layers: tuple[st
     if 1.0 in missing and _has_llc(run, point):  # that one is the run's own estimate
         series = series_of(run.results, point)
         trace, init_loss = run.traces[point], series["llc_init_loss"][point.epoch]
-        found[1.0] = summarise(trace, init_loss, run.results["nbeta"], run.results["train_size"])
+        acceptance = series["llc_acceptance"][point.epoch]
+        acceptance = np.full(len(trace), np.nan if acceptance is None else acceptance)
+        found[1.0] = summarise(trace, init_loss, run.results["nbeta"], run.results["train_size"], acceptance)
     to_sample = [factor for factor in missing if factor not in found]
     if to_sample:
         state = _weights(run, point)
         scaled = [rescaled(state, layers, factor) for factor in to_sample]
         label = f"{_name(point)} rescaled"
-        estimates = _estimate(run, model, scaled, [_identity(point)] * len(scaled), label)
+        # Random numbers of their own, so that their errors are independent of the run's estimate and of each other.
+        ids = [_identity(point) + RESCALED_IDS * (1 + FACTORS.index(factor)) for factor in to_sample]
+        estimates = _estimate(run, model, scaled, ids, label)
         found |= dict(zip(to_sample, estimates, strict=True))
     for factor, estimate in sorted(found.items()):
         put_rescaled(run.results, point.title, layers, point.optimizer, factor, estimate)

@@ -133,7 +133,7 @@ def _sections(title: str, results: Mapping, traces: Traces) -> list[Section]:
     robust = [entry for entry in figures if entry[0] in ROBUSTNESS]
     if robust:
         tables = [_grid_table(title, results)] if grid_orders(title, results) else []
-        sections.append(Section(f"Robustness of the order: {title}", robust, tables))
+        sections.append(Section(f"Robustness: {title}", robust, tables))
     return sections
 
 
@@ -254,8 +254,9 @@ def _grid_table(title: str, results: Mapping) -> Table:
     sampler = results["config"]["devinterp"]
     optimizers = [(name, label(name)) for name in results["models"][title]["optimizers"]]
     note = (
-        f"{title}: SGLD, {sampler['num_chains']} chains × {sampler['num_draws']} draws, the first half of them burn-in, "
-        f"ε = 0.2/(nβ h_max + γ) with h_max = {results['models'][title]['llc_grid']['max_curvature']:.4g}. λ̂ ± standard error."
+        f"{title}: SGLD, {sampler['num_chains']} chains × {sampler['num_draws']} draws, the first half burn-in, "
+        f"ε = 0.2/(nβ h_max + γ) with h_max = {results['models'][title]['llc_grid']['max_curvature']:.4g}. "
+        "λ̂ ± standard error."
     )
     head = [("nβ", ""), ("γ", ""), ("ε", ""), *((f"{text} λ̂", name) for name, text in optimizers)]
     rows = [_grid_row(cell, [name for name, _ in optimizers]) for cell in grid_orders(title, results)]

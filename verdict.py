@@ -15,6 +15,7 @@ from robustness_verdict import grid_clause, grid_sentences, rescaling_sentences
 from run_results import parting_epoch
 
 FEW_DRAWS = 50  # effective sample size below which the standard error is itself a rough guess
+LOW_ACCEPTANCE = 0.3  # MALA acceptance below which steps may be too large: the chains are not where they should be
 UNEQUAL_LOSS = 0.1  # relative difference of two training losses from which they do not count as equal
 NEAR_EPOCHS = 1.5  # ratio of two epochs' training losses up to which the LLC between them is interpolated
 SETTINGS_NOTE = (
@@ -43,6 +44,7 @@ class MeasuredLLC:
     num_diverged_chains: int
     num_unsettled_chains: int  # still rising or still falling
     ess: float | None  # effective sample size, draws
+    acceptance: float | None  # MALA acceptance
 
     @property
     def name(self) -> str:
@@ -123,6 +125,7 @@ def _llc_at(optimizer: str, series: Mapping, epoch: int, num_epochs: int) -> Mea
         num_diverged_chains=int(at(series, "num_diverged_chains", epoch) or 0),
         num_unsettled_chains=int(at(series, "num_unsettled_chains", epoch) or 0),
         ess=at(series, "llc_ess", epoch),
+        acceptance=at(series, "llc_acceptance", epoch),
     )
 
 
@@ -314,6 +317,11 @@ def _sampling_warnings(final: MeasuredLLC, num_chains: int) -> list[str]:
             f"{name}'s {final.name} is still drifting: the number depends on the draws. The second half of the draws "
             f"is {drift_text(final.drift, final.std_error)} from the whole, beyond the standard error of "
             f"{final.std_error:#.2g}."
+        )
+    if final.acceptance is not None and final.acceptance < LOW_ACCEPTANCE:
+        warnings.append(
+            f"{name}: MALA would have accepted only {final.acceptance:.0%} of the steps, so their size may bias the "
+            "LLC; compare with a smaller sampler_lr."
         )
     if final.ess is not None and final.ess < FEW_DRAWS:
         warnings.append(

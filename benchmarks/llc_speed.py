@@ -25,7 +25,7 @@ from data_files import import_torchvision
 from experiment import PROJECT
 from experiment_config import SamplerSettings
 from llc import estimate_llcs, mean_loss
-from llc_devinterp import _Batches
+from llc_devinterp import Batches
 from utils_general import load_data
 
 BATCH_SIZE, REPEATS = 128, 5
@@ -97,7 +97,7 @@ def published_pipeline_seconds(model: nn.Module, num_draws: int) -> float:
 
 def compare(model: nn.Module, data, many: int, draws: int) -> dict[str, float]:
     """Medians over interleaved repeats, in seconds."""
-    loader = DataLoader(_Batches(data), BATCH_SIZE, shuffle=True, drop_last=True, collate_fn=lambda batch: batch)
+    loader = DataLoader(Batches(data), BATCH_SIZE, shuffle=True, drop_last=True, collate_fn=lambda batch: batch)
     seconds: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -123,7 +123,7 @@ def compare(model: nn.Module, data, many: int, draws: int) -> dict[str, float]:
 
 def totals(model: nn.Module, data, num_draws: int) -> tuple[float, float]:
     """Seconds of 2 chains × `num_draws`, L(w*) included: (devinterp, batched)."""
-    loader = DataLoader(_Batches(data), BATCH_SIZE, shuffle=True, drop_last=True, collate_fn=lambda batch: batch)
+    loader = DataLoader(Batches(data), BATCH_SIZE, shuffle=True, drop_last=True, collate_fn=lambda batch: batch)
     theirs, ours = [], []
     for _ in range(3):
         started = time.perf_counter()

@@ -291,6 +291,29 @@ class TestBadInput:
         model.requires_grad_(False)
         self.refused("no weights that require a gradient", model, data)
 
+    @pytest.mark.parametrize("label", [3, -1])
+    @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), lambda o, t: cross_entropy(o, t)])
+    def test_labels_out_of_range_of_a_loss_of_ones_own(self, classifier, loss, label):
+        model, (inputs, targets) = classifier
+        targets = targets.clone()
+        targets[300] = label
+        self.refused(f"{label}", model, (inputs, targets), loss_fn=loss)
+
+    def test_a_state_dict_in_place_of_a_list_of_them(self, classifier):
+        model, data = classifier
+        with pytest.raises(ValueError, match="a list of state dicts"):
+            estimate_llcs(model, model.state_dict(), data, FAST, 100)
+
+    def test_settings_and_data_of_another_kind(self, classifier):
+        model, (inputs, targets) = classifier
+        with pytest.raises(ValueError, match="must be SamplerSettings"):
+            estimate_llcs(model, [model.state_dict()], (inputs, targets), {"num_draws": 10}, 100)
+        self.refused("two tensors", model, (inputs.numpy(), targets.numpy()))
+        self.refused("two tensors", model, TensorDataset(inputs, targets))
+
+    def test_data_beside_a_population_loss(self, classifier):
+        self.refused("both given", *classifier, population_loss=lambda p: p["0.bias"].sum())
+
     def test_settings_that_need_data_or_one_call_each(self, classifier):
         model, data = classifier
         states = [model.state_dict()] * 2
@@ -305,6 +328,45 @@ class TestBadInput:
             estimate_llcs(model, states, None, devinterp, population_loss=lambda p: p["0.bias"].sum())
         with pytest.raises(ValueError, match="one floating-point number"):
             estimate_llcs(model, states, None, SamplerSettings(nbeta=10.0), population_loss=lambda p: p["0.bias"])
+
+
+class Masked(nn.Linear):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if x[x > 0].sum() > 0 else -y
+
+
+class RarelyNoisy(nn.Linear):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 1e-6)
+
+
+def test_a_forward_pass_that_looks_at_values_runs_with_devinterp_only(classifier):
+    model, data = Masked(6, 3), classifier[1]
+    with pytest.raises(ValueError, match=r'cannot be run for several chains at once.*backend "devinterp"'):
+        estimate_llcs(model, [model.state_dict()], data, FAST, 100)
+    slow = FAST.model_copy(update={"backend": "devinterp"})
+    with torch.no_grad():  # as a caller may have it
+        (e,) = estimate_llcs(model, [model.state_dict()], data, slow, 100)
+    assert np.isfinite(e.trace).all()
+
+
+def test_randomness_too_rare_to_be_seen_is_refused_all_the_same(classifier):
+    """The recorded operations hold it, whatever a trial showed."""
+    model, data = RarelyNoisy(6, 3), classifier[1]
+    for num_chains in (1, 8):
+        with pytest.raises(ValueError, match=r"random|several chains"):
+            estimate_llcs(model, [model.state_dict()], data, SamplerSettings(num_chains=num_chains, num_draws=5), 100)
+
+
+def test_outputs_need_not_be_a_tensor(classifier):
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    model, data = Pair(6, 3), classifier[1]
+    (e,) = estimate_llcs(model, [model.state_dict()], data, FAST, 100, loss_fn=lambda o, t: cross_entropy(o[0], t))
+    assert np.isfinite(e.trace).all()
 
 
 def test_dropout_that_drops_nothing_is_taken(classifier):
@@ -428,18 +490,26 @@ def test_each_chain_gets_a_verdict():
 
 
 def test_steady_noise_is_rarely_called_unsettled():
-    """Two errors on either side: 4.6 % of steady chains; 300 of them, so below 4.6 + 3·1.2 %."""
+    """Two errors on either side, of halves of 100 draws, whose error is itself uncertain: about 7 % of 300, ± 4.4."""
     wrong = sum(chain_verdict(noisy_chain(0, 200, seed)) != "steady" for seed in range(300))
-    assert 1 <= wrong <= 25
+    assert 5 <= wrong <= 35
 
 
-def test_settled_means_that_doubling_the_draws_moved_it_by_less_than_its_error():
-    steady = summarise(np.stack([noisy_chain(0, seed=3), noisy_chain(0, seed=4)]), 0.9, 10.0, 500)
-    assert steady.settled == (abs(steady.drift) <= steady.std_error)
+def test_settled_means_that_doubling_the_draws_moved_it_by_less_than_its_error_before():
+    """Of steady chains the move is √½ of that error, normally distributed: 84 % settle (less 5 % a chain's verdict)."""
+    found = [
+        summarise(np.stack([noisy_chain(0, 200, 2 * seed), noisy_chain(0, 200, 2 * seed + 1)]), 0.9, 10.0, 500)
+        for seed in range(100)
+    ]
+    assert 60 <= sum(e.settled for e in found) <= 95
     rising = summarise(np.stack([noisy_chain(0.2, seed=3), noisy_chain(0.2, seed=4)]), 0.9, 10.0, 500)
     assert not rising.settled
-    short = summarise(np.array([[1.0, 1.1, 0.9]]), 0.5, 2.0, 10)
-    assert not short.settled  # no error, no claim
+
+
+def test_chains_too_short_for_a_verdict_have_not_settled():
+    e = summarise(np.array([[1.0, 1.1, 0.9, 1.0, 1.05, 0.95]]), 0.5, 2.0, 10)
+    assert e.chain_verdicts == ("too short to tell",)
+    assert not e.settled
 
 
 def test_running_means_end_at_the_chains_estimates():

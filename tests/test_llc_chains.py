@@ -12,20 +12,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from llc_chains import (
-    SAMPLERS,
-    Chain,
-    Coefficients,
-    Problem,
-    Samples,
-    Schedule,
-    index_stream,
-    mala_acceptance,
-    noise_scale,
-    noise_stream,
-    run_chains,
-    seeds,
-)
+from llc_chains import Problem, Samples, Schedule, index_stream, noise_stream, run_chains, seeds
+from llc_samplers import SAMPLERS, Chain, Coefficients, mala_acceptance, noise_scale
 
 EPSILON, NBETA, GAMMA, DIFFUSION = 1e-3, 20.0, 50.0, 0.1
 

@@ -53,7 +53,7 @@ def test_a_grids_steps_are_adapted_to_the_cell_and_its_numbers_are_those_of_a_si
         assert cell.sampler_lr == pytest.approx(0.2 / (cell.nbeta * 4.5 + cell.localization))
         for state, name, estimate in zip(states, (7, 8), cell.estimates, strict=True):
             update = {"sampler_lr": cell.sampler_lr, "localization": cell.localization, "nbeta": cell.nbeta}
-            settings = FEW.model_copy(update=update)
+            settings = second_half(FEW).model_copy(update=update)
             (alone,) = estimate_llcs(model, [state], data, settings, 1000, half_mse, checkpoint_ids=[name])
             np.testing.assert_allclose(estimate.trace, alone.trace, rtol=1e-3, atol=1e-6)
 
@@ -152,3 +152,50 @@ def test_the_first_half_of_the_draws_becomes_burnin(draws, burnin, kept, dropped
     halved = second_half(SamplerSettings(num_draws=draws, num_burnin_steps=burnin))
     assert (halved.num_draws, halved.num_burnin_steps) == (kept, dropped)
     assert kept + dropped == draws + burnin
+
+
+def test_curvature_is_that_of_the_checkpoint_with_its_frozen_weights(regression):
+    """A frozen scale of 3 in the checkpoint, of 1 in the model as it is built: curvatures grow ninefold."""
+
+    class Scaled(nn.Module):
+        def __init__(self, scale: float):
+            super().__init__()
+            self.linear = nn.Linear(8, 1, bias=False)
+            self.scale = nn.Parameter(torch.tensor(scale), requires_grad=False)
+
+        def forward(self, x):
+            return self.scale * self.linear(x)
+
+    _, data, curvatures = regression
+    found = max_curvature(Scaled(1.0), [Scaled(3.0).state_dict()], data, half_mse)
+    assert found == pytest.approx(9 * curvatures.max(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"nbetas": ("dataste",)}, "nbetas has 'dataste'"),
+        ({"nbetas": "batch"}, "a list that is not empty"),
+        ({"localizations": ()}, "localizations = "),
+    ],
+)
+def test_lists_that_make_no_grid_are_refused(regression, change, match):
+    model, data, _ = regression
+    with pytest.raises(ValueError, match=match):
+        llc_grid(model, [model.state_dict()], data, FEW, 100, half_mse, **change)
+    with pytest.raises(ValueError, match=match):
+        calibrate(model, model.state_dict(), data, FEW, 100, half_mse, **change)
+
+
+def test_what_cannot_be_sampled_is_refused_before_a_curvature_is_taken(regression):
+    model, (inputs, targets), _ = regression
+    broken = inputs.clone()
+    broken[3] = math.nan
+    with pytest.raises(ValueError, match="NaN or infinity in 1 samples"):
+        llc_grid(model, [model.state_dict()], (broken, targets), FEW, 100, half_mse)
+    with pytest.raises(ValueError, match="without weight"):
+        calibrate(model, {"other": inputs}, (inputs, targets), FEW, 100, half_mse)
+    with pytest.raises(ValueError, match="two or more"):
+        calibrate(model, model.state_dict(), (inputs, targets), FEW, 100, half_mse, steps=(0.1,))
+    with pytest.raises(ValueError, match="checkpoints = "):
+        llc_grid(model, [], (inputs, targets), FEW, 100, half_mse)

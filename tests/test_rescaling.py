@@ -81,7 +81,7 @@ def test_the_estimate_is_invariant_where_localisation_and_noise_are_transformed_
     units = InOtherUnits(changed, factor)
     (transformed,) = estimate_llcs(units, [units.state_dict()], data, settings, 100)
 
-    np.testing.assert_allclose(transformed.trace, plain.trace, rtol=2e-3)
-    assert transformed.llc == pytest.approx(plain.llc, rel=1e-2)
+    np.testing.assert_allclose(transformed.trace, plain.trace, rtol=1e-5)
+    assert transformed.llc == pytest.approx(plain.llc, rel=1e-4)
     error = np.hypot(ordinary.std_error, plain.std_error)
     assert abs(ordinary.llc - plain.llc) > 4 * error
