@@ -61,7 +61,9 @@ def hessian_trace(
         # PyHessian differentiates through `.grad` and clears it after each product: no cycle stays behind.
         warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")
         torch.manual_seed(seed)
-        operator = hessian(model, loss_fn, dataloader=batches, cuda=device.type == "cuda")
+        # Given a single batch, PyHessian differentiates once and keeps the graph for all probes.
+        given = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
+        operator = hessian(model, loss_fn, cuda=device.type == "cuda", **given)
         # Its stopping rule divides by the signed trace; at tol = −∞ it never stops early.
         values = np.array(operator.trace(maxIter=num_probes, tol=-math.inf))
     std_error = float(values.std(ddof=1) / math.sqrt(num_probes)) if num_probes > 1 else None

@@ -18,7 +18,7 @@ from report import write_figs_to_html
 from run_store import RunStore
 
 DOCS = Path(__file__).parent.parent / "docs"
-SHOWN = ("loss", "llc", "running-mean", "hessian-trace", "llc-against-loss")
+SHOWN = ("loss", "llc", "running-mean", "hessian-trace", "llc-against-loss", "llc-grid")
 WIDTH, MARGIN = 1000, 12  # pixels
 
 
