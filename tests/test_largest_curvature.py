@@ -75,7 +75,9 @@ def test_no_curvature_is_exactly_zero(model):
 
 
 def test_a_single_weight():
-    loss = lambda parameters: 3 * parameters["w"] ** 4  # noqa: E731
+    def loss(parameters):
+        return 3 * parameters["w"] ** 4
+
     assert largest_curvature(loss, {"w": torch.tensor(0.5)}) == pytest.approx(36 * 0.5**2, rel=1e-5)
     assert largest_curvature(lambda p: -loss(p), {"w": torch.tensor(0.5)}) == 0.0
 

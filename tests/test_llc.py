@@ -198,7 +198,7 @@ class TestBadInput:
 
         monkeypatch.setattr("llc.run_chains", no_draws)
 
-    def refused(self, match, model, data, checkpoint=None, batch_size=100, **kwargs):
+    def assert_refused(self, match, model, data, checkpoint=None, batch_size=100, **kwargs):
         checkpoint = model.state_dict() if checkpoint is None else checkpoint
         with pytest.raises(ValueError, match=match):
             estimate_llcs(model, [checkpoint], data, FAST, batch_size, **kwargs)
@@ -206,14 +206,14 @@ class TestBadInput:
     @pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.BatchNorm1d(8)])
     def test_a_layer_that_is_random_or_keeps_statistics(self, classifier, layer):
         model = nn.Sequential(nn.Linear(6, 8), layer, nn.Linear(8, 3))
-        self.refused(f"1 is a {type(layer).__name__}", model, classifier[1])
+        self.assert_refused(f"1 is a {type(layer).__name__}", model, classifier[1])
 
     def test_a_forward_pass_that_is_random_by_hand(self, classifier):
         class Noisy(nn.Linear):
             def forward(self, x):
                 return super().forward(x) + torch.randn(len(x), 3)
 
-        self.refused("forward pass is random", Noisy(6, 3), classifier[1])
+        self.assert_refused("forward pass is random", Noisy(6, 3), classifier[1])
 
     def test_a_forward_pass_that_keeps_statistics_by_hand(self, classifier):
         class Counting(nn.Linear):
@@ -225,71 +225,73 @@ class TestBadInput:
                 self.mean.copy_(x.mean(0))
                 return super().forward(x)
 
-        self.refused("changes its mean", Counting(), classifier[1])
+        self.assert_refused("changes its mean", Counting(), classifier[1])
 
     def test_a_checkpoint_of_other_shapes(self, classifier):
         model, data = classifier
         other = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).state_dict()
-        self.refused(r"checkpoint 0 .*size mismatch for 0.weight, which is \(9, 6\)", model, data, other)
+        self.assert_refused(r"checkpoint 0 .*size mismatch for 0.weight, which is \(9, 6\)", model, data, other)
 
     def test_a_checkpoint_of_other_names(self, classifier):
         model, data = classifier
         other = {name.replace("0.", "first."): tensor for name, tensor in model.state_dict().items()}
-        self.refused("without 0.bias, 0.weight and with first.bias, first.weight", model, data, other)
+        self.assert_refused("without 0.bias, 0.weight and with first.bias, first.weight", model, data, other)
 
     def test_a_checkpoint_that_is_not_finite(self, classifier):
         model, data = classifier
         broken = {**model.state_dict(), "2.bias": torch.full((3,), math.nan)}
-        self.refused("2.bias holds values that are not finite", model, data, broken)
+        self.assert_refused("2.bias holds values that are not finite", model, data, broken)
 
     def test_integer_inputs(self, classifier):
         model, (inputs, targets) = classifier
-        self.refused(r"inputs .* torch.int64.*inputs.to\(torch.float32\)", model, (inputs.long(), targets))
+        self.assert_refused(r"inputs .* torch.int64.*inputs.to\(torch.float32\)", model, (inputs.long(), targets))
 
     @pytest.mark.parametrize(("label", "shown"), [(3, "0 to 3"), (-1, "-1 to 2")])
     def test_labels_out_of_range(self, classifier, label, shown):
         model, (inputs, targets) = classifier
         targets = targets.clone()
         targets[7] = label
-        self.refused(f"labels go from {shown}; allowed for 3 outputs: 0 to 2", model, (inputs, targets))
+        self.assert_refused(f"labels go from {shown}; allowed for 3 outputs: 0 to 2", model, (inputs, targets))
 
     def test_no_data(self, classifier):
         model, (inputs, targets) = classifier
-        self.refused("data is empty", model, (inputs[:0], targets[:0]))
-        self.refused("data is None", model, None)
+        self.assert_refused("data is empty", model, (inputs[:0], targets[:0]))
+        self.assert_refused("data is None", model, None)
 
     def test_inputs_without_targets(self, classifier):
         model, (inputs, targets) = classifier
-        self.refused("400 inputs and 399 targets", model, (inputs, targets[1:]))
+        self.assert_refused("400 inputs and 399 targets", model, (inputs, targets[1:]))
 
     @pytest.mark.parametrize("batch_size", [0, 401])
     def test_a_batch_that_does_not_fit_the_data(self, classifier, batch_size):
-        self.refused(f"batch_size = {batch_size}.*400", *classifier, batch_size=batch_size)
+        self.assert_refused(f"batch_size = {batch_size}.*400", *classifier, batch_size=batch_size)
 
     def test_a_batch_of_one_has_no_m_over_ln_m(self, classifier):
-        self.refused("at least 2", *classifier, batch_size=1)
+        self.assert_refused("at least 2", *classifier, batch_size=1)
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_data_that_is_not_finite(self, classifier, value):
         model, (inputs, targets) = classifier
         inputs = inputs.clone()
         inputs[11, 2] = value
-        self.refused("NaN or infinity in 1 samples, the first at index 11", model, (inputs, targets))
+        self.assert_refused("NaN or infinity in 1 samples, the first at index 11", model, (inputs, targets))
 
     @pytest.mark.parametrize("reduction", ["none", "sum"])
     def test_a_loss_that_is_not_the_mean(self, classifier, reduction):
-        self.refused("loss_fn returns", *classifier, loss_fn=lambda o, t: cross_entropy(o, t, reduction=reduction))
+        self.assert_refused(
+            "loss_fn returns", *classifier, loss_fn=lambda o, t: cross_entropy(o, t, reduction=reduction)
+        )
 
     def test_a_loss_that_is_a_plain_number(self, classifier):
-        self.refused("loss_fn returns float", *classifier, loss_fn=lambda o, t: 1.0)
+        self.assert_refused("loss_fn returns float", *classifier, loss_fn=lambda o, t: 1.0)
 
     def test_a_loss_that_fails(self, classifier):
-        self.refused("loss_fn fails on outputs", *classifier, loss_fn=lambda o, t: mse_loss(o, o) @ o)
+        self.assert_refused("loss_fn fails on outputs", *classifier, loss_fn=lambda o, t: mse_loss(o, o) @ o)
 
     def test_nothing_to_sample(self, classifier):
         model, data = classifier
         model.requires_grad_(False)
-        self.refused("no weights that require a gradient", model, data)
+        self.assert_refused("no weights that require a gradient", model, data)
 
     @pytest.mark.parametrize("label", [3, -1])
     @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), lambda o, t: cross_entropy(o, t)])
@@ -297,7 +299,7 @@ class TestBadInput:
         model, (inputs, targets) = classifier
         targets = targets.clone()
         targets[300] = label
-        self.refused(f"{label}", model, (inputs, targets), loss_fn=loss)
+        self.assert_refused(f"{label}", model, (inputs, targets), loss_fn=loss)
 
     def test_a_state_dict_in_place_of_a_list_of_them(self, classifier):
         model, data = classifier
@@ -308,11 +310,11 @@ class TestBadInput:
         model, (inputs, targets) = classifier
         with pytest.raises(ValueError, match="must be SamplerSettings"):
             estimate_llcs(model, [model.state_dict()], (inputs, targets), {"num_draws": 10}, 100)
-        self.refused("two tensors", model, (inputs.numpy(), targets.numpy()))
-        self.refused("two tensors", model, TensorDataset(inputs, targets))
+        self.assert_refused("two tensors", model, (inputs.numpy(), targets.numpy()))
+        self.assert_refused("two tensors", model, TensorDataset(inputs, targets))
 
     def test_data_beside_a_population_loss(self, classifier):
-        self.refused("both given", *classifier, population_loss=lambda p: p["0.bias"].sum())
+        self.assert_refused("both given", *classifier, population_loss=lambda p: p["0.bias"].sum())
 
     def test_settings_that_need_data_or_one_call_each(self, classifier):
         model, data = classifier
