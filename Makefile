@@ -45,7 +45,7 @@ bench: venv-dev  ## time training and sampling against their peers, check LLCs a
 	$(BIN)/python benchmarks/llc_speed.py
 	$(QUIET_BARS) $(BIN)/python benchmarks/llc_accuracy.py
 
-bench-full: venv-dev  ## exact values up to 10⁶ weights (hours)
+bench-full: venv-dev  ## exact values up to 10⁶ weights, not run through yet
 	$(QUIET_BARS) $(BIN)/python benchmarks/llc_accuracy.py --full
 
 published: venv  ## reproduce the published swap run: three seeds, both arithmetics (half an hour)

@@ -29,16 +29,14 @@ import llc_devinterp
 from experiment_config import SamplerSettings
 from llc_chains import Problem, Samples, Schedule, run_chains
 from llc_checks import check_checkpoints, check_problem, check_weights, refuse_random_forward
-from llc_estimate import LLCEstimate, running_means, summarise
+from llc_estimate import LLCEstimate, summarise
 from llc_samplers import Chain
 
 __all__ = [
-    "LLCEstimate", "estimate_llcs", "mean_loss", "refuse_random_forward", "resolve_nbeta", "running_means", "summarise",
+    "LLCEstimate", "estimate_llcs", "mean_loss", "refuse_random_forward", "resolve_nbeta", "summarise",
 ]  # fmt: skip
 
 EVALUATION_BATCH_SIZE = 2000
-
-OnEstimate = Callable[[int, LLCEstimate], None]
 
 
 def resolve_nbeta(nbeta: str | float, batch_size: int, num_samples: int) -> float:
@@ -61,7 +59,7 @@ def estimate_llcs(
     *,
     population_loss: Callable[[dict[str, Tensor]], Tensor] | None = None,
     checkpoint_ids: Sequence[int] | None = None,
-    on_estimate: OnEstimate = lambda position, estimate: None,
+    on_estimate: Callable[[int, LLCEstimate], None] = lambda position, estimate: None,
     memory_budget: int | None = None,
     label: str = "LLC",
 ) -> list[LLCEstimate | None]:
