@@ -5,15 +5,22 @@ Appendix A and B, and Kaldi's documentation of its natural-gradient-online. For 
 D > 1 the gradient is seen as X of shape (N, D): that axis last, all others as rows. The Fisher matrix of the axis is
 kept as F = Rᵀ diag(d) R + ρ I, a low-rank part plus a floor, and smoothed to G = F + κ I before it is inverted.
 
-The mathematics comes first, as functions of tensors; `NGD` only loops over parameters and keeps their state.
+The mathematics comes first, as functions of tensors; `NGD` only loops over parameters and keeps their state. Nothing
+in a step asks the device for a number, except on a CPU, where that costs nothing; what depends on one is written as
+arithmetic. (`torch.linalg.eigh`, in the steps that update the factors, waits by itself on CUDA.)
 """
 
+import functools
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
+from torch.nn.functional import linear
+from torch.optim.sgd import sgd
 
 ARITHMETICS = ("stable", "published")
 MAX_RANK = 80
@@ -22,11 +29,26 @@ ALWAYS_UPDATE_BEFORE = 10  # steps 0 … 9 update the factor whatever the update
 
 
 class FisherFactor(NamedTuple):
-    """F = basisᵀ diag(eigenvalues) basis + floor·I, the Fisher matrix of one axis of size D, with rank R < D."""
+    """F = unit²·(basisᵀ diag(eigenvalues) basis + floor·I), the Fisher matrix of one axis of size D, with rank R < D.
 
-    basis: Float[Tensor, "R D"]  # R_t, orthonormal rows
-    eigenvalues: Float[Tensor, "R"]  # diagonal of D_t, in units of gradient²
-    floor: Float[Tensor, ""]  # ρ_t, in units of gradient²
+    The unit is such that tr F = unit²: gradients of any size can then be squared in float32. Functions of several
+    factors of one size take their fields stacked along a leading dimension.
+    """
+
+    basis: Float[Tensor, "*k R D"]  # R_t, orthonormal rows
+    eigenvalues: Float[Tensor, "*k R"]  # diagonal of D_t, as shares of tr F
+    floor: Float[Tensor, "*k"]  # ρ_t, as a share of tr F
+    unit: Float[Tensor, "*k"]  # in units of the gradient; 0 before any was seen
+    shrinkage: Float[Tensor, "*k R"]  # diagonal of E_t, at the α of the last update
+
+
+class Seen(NamedTuple):
+    """What the direction along one axis leaves for the factor's update."""
+
+    axis: int
+    rows: Float[Tensor, "N D"]  # X up to a factor
+    projections: Float[Tensor, "N R"]  # X Rᵀ, up to the same factor
+    mean_square: Float64[Tensor, ""]  # tr XᵀX / N, in units of gradient²
 
 
 def default_rank(dim: int) -> int:
@@ -34,124 +56,225 @@ def default_rank(dim: int) -> int:
     return min((dim + 1) // 2, MAX_RANK)
 
 
-def initial_factor(dim: int, rank: int, epsilon: float, like: Tensor) -> FisherFactor:
-    """The factor before any gradient was seen: ρ = ε, d = ε, rows [1.1·I, I, I, …] cut to `dim` columns, normalised."""
+def smoothing(factor: FisherFactor, alpha: float) -> Float64[Tensor, "*k"]:
+    """κ = (α/D)·tr F, the multiple of the identity added to F before it is inverted, in units of gradient²."""
+    return alpha / factor.basis.shape[-1] * factor.unit.double().square()
+
+
+def effective_rank(factor: FisherFactor) -> Float[Tensor, "*k"]:
+    """exp(−Σ p_i ln p_i) over the D eigenvalues of F divided by their sum (Roy & Vetterli 2007, EUSIPCO): 1 … D."""
+    rank, dim = factor.basis.shape[-2:]
+    floors = factor.floor[..., None]
+    eigenvalues = torch.cat([factor.eigenvalues + floors, floors.expand(*floors.shape[:-1], dim - rank)], -1).double()
+    return torch.special.entr(eigenvalues / eigenvalues.sum(-1, keepdim=True)).sum(-1).exp()
+
+
+def shrinkage(
+    eigenvalues: Float[Tensor, "*k R"], floor: Float[Tensor, "*k"], dim: int, alpha: float
+) -> Float[Tensor, "*k R"]:
+    """Diagonal of E = (β D⁻¹ + I)⁻¹ = diag(d / (β + d)), β = ρ + κ: the share of X that goes along each row of R."""
+    return eigenvalues / (eigenvalues + floor[..., None] + alpha / dim)  # as shares of tr F, κ = α/D
+
+
+def orthonormal_rows(y: Float[Tensor, "k R D"]) -> Float[Tensor, "k R D"]:
+    """An orthonormal basis of the rows of each Y.
+
+    By Cholesky's factor of Y Yᵀ where that is as good and faster: in float64 for a float32 Y whose condition number,
+    squared, leaves float32's digits intact, on a CPU, where that can be asked at no cost. Else by Householder's QR.
+    """
+    if y.dtype == torch.float32 and y.device.type == "cpu":
+        wide = y.double()
+        lower, _ = torch.linalg.cholesky_ex(wide @ wide.mT)
+        pivots = lower.diagonal(dim1=-2, dim2=-1)
+        if bool((pivots.amin(-1) > 1e-5 * pivots.amax(-1)).all()):  # not where the factorisation failed
+            return torch.linalg.solve_triangular(lower, wide, upper=False).to(y.dtype)
+    return torch.linalg.qr(y.mT).Q.mT
+
+
+def updated_factors(
+    seen: Sequence[Seen],
+    factors: FisherFactor,
+    *,
+    alpha: float,
+    eta: float,
+    epsilon: float,
+    delta: float,
+    arithmetic: str,
+) -> tuple[FisherFactor, Bool[Tensor, "k"]]:
+    """The factors of k axes of one size after seeing X: their low-rank part moves towards T = η XᵀX/N + (1 − η) F.
+
+    Both arithmetics start from Y = R T. `"published"` orthonormalises Y through the eigenvectors of Y Yᵀ, as the
+    published code does, and loses orthonormality in float32. `"stable"` takes an orthonormal basis Q of Y's rows and
+    rotates it to the eigenvectors of Q T Qᵀ (one step of subspace iteration with Rayleigh-Ritz).
+    d and ρ are floored at max(ε, δ·largest Ritz value) after d was computed with the unfloored ρ.
+
+    Returns:
+        The factors, and which of them are finite.
+    """
+    basis, eigenvalues, floor, unit, _ = factors
+    (rank, dim), dtype = basis.shape[-2:], basis.dtype
+    new = eta * torch.stack([axis.mean_square for axis in seen])
+    old = (1 - eta) * unit.double().square()  # tr T = new + old
+    scale = (new + old).clamp_min(epsilon)
+    scale = torch.where(scale > 0, scale, 1.0)
+    # From here on T, d, ρ and ε are divided by this scale: T = gain·rowsᵀ rows + old·(Rᵀ diag(d) R + ρ I).
+    new, old, epsilon = (torch.stack([new, old, torch.full_like(new, epsilon)]) / scale).to(dtype)
+    sizes = torch.stack(torch._foreach_norm([axis.rows for axis in seen]))
+    gain = (new / sizes.square().clamp_min(torch.finfo(dtype).tiny))[:, None, None]
+    low_rank, full_rank = old[:, None] * eigenvalues, old[:, None] * floor[:, None]
+
+    # Y, with R Rᵀ = I taken for granted, as in the published code.
+    y = gain * torch.stack([axis.projections.T @ axis.rows for axis in seen])
+    y += (low_rank + full_rank)[..., None] * basis  # (k, R, D)
+    if arithmetic == "published":
+        matrix = y @ y.mT
+        squares, rotation = _eigh(matrix)
+        ritz = torch.maximum(squares, full_rank**2).sqrt()
+        basis = (rotation / ritz[:, None]).mT @ y
+    else:
+        q = orthonormal_rows(y)
+        matrix = gain * torch.stack([(x_q := axis.rows @ q_k.T).T @ x_q for axis, q_k in zip(seen, q, strict=True)])
+        basis_q = basis @ q.mT  # (k, R, R)
+        matrix += basis_q.mT @ (low_rank[..., None] * basis_q)
+        matrix.diagonal(dim1=-2, dim2=-1).add_(full_rank)  # Q T Qᵀ
+        ritz, rotation = _eigh(matrix)
+        basis = rotation.mT @ q
+    floor = (new + old - ritz.sum(-1)) / (dim - rank)
+    least = torch.maximum(delta * ritz[:, -1], epsilon)  # eigh sorts ascending
+    eigenvalues = torch.maximum(ritz - floor[:, None], least[:, None])
+    floor = torch.maximum(floor, least)
+    trace = eigenvalues.sum(-1) + dim * floor
+    sums = matrix.sum((-2, -1)) + basis.sum((-2, -1)) + trace
+    unit = (scale * trace).sqrt().to(dtype)
+    trace = trace.clamp_min(torch.finfo(dtype).tiny)
+    eigenvalues, floor = eigenvalues / trace[:, None], floor / trace
+    return FisherFactor(basis, eigenvalues, floor, unit, shrinkage(eigenvalues, floor, dim, alpha)), sums - sums == 0
+
+
+def _eigh(matrices: Float[Tensor, "k R R"]) -> tuple[Float[Tensor, "k R"], Float[Tensor, "k R R"]]:
+    """Eigenvalues, ascending, and eigenvectors; of what is not finite, which LAPACK refuses, some or other ones."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # LAPACK gains nothing from threads at 80 × 80, and waits for them on a busy machine
+    try:
+        return torch.linalg.eigh(torch.nan_to_num(matrices, nan=0.0, posinf=0.0, neginf=0.0))
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def initial_basis(rank: int, dim: int, like: Tensor) -> Float[Tensor, "R D"]:
+    """Rows [1.1·I, I, I, …] cut to `dim` columns, normalised."""
     columns = torch.arange(dim, device=like.device)
     basis = (columns % rank == torch.arange(rank, device=like.device)[:, None]).to(like.dtype)
     basis[:, :rank] *= 1.1
-    basis /= basis.norm(dim=1, keepdim=True)
-    return FisherFactor(basis, like.new_full((rank,), epsilon), like.new_full((), epsilon))
+    return basis / basis.norm(dim=1, keepdim=True)
 
 
-def fisher_trace(factor: FisherFactor) -> Float[Tensor, ""]:
-    """tr F = tr diag(d) + D ρ."""
-    return factor.eigenvalues.sum() + factor.basis.shape[1] * factor.floor
-
-
-def smoothing(factor: FisherFactor, alpha: float) -> Float[Tensor, ""]:
-    """κ = (α/D)·tr F, the multiple of the identity added to F before it is inverted, in units of gradient²."""
-    return alpha / factor.basis.shape[1] * fisher_trace(factor)
-
-
-def direction(x: Float[Tensor, "N D"], factor: FisherFactor, alpha: float) -> Float[Tensor, "N D"]:
-    """β X G⁻¹ with G = F + κ I and β = ρ + κ, rescaled to the Frobenius norm of X.
-
-    By the matrix inversion lemma β G⁻¹ = I − Wᵀ W with W = E^{1/2} R and E = diag(d / (β + d)).
-    Where β + d is zero (no gradient seen and ε = 0) there is nothing to turn and E is zero.
-    """
-    beta = factor.floor + smoothing(factor, alpha)
-    denominator = beta + factor.eigenvalues
-    weight = torch.where(denominator > 0, factor.eigenvalues / denominator, 0.0).sqrt()
-    w = weight[:, None] * factor.basis  # (R, D)
-    if x.is_contiguous():
-        x_hat = torch.addmm(x, x @ w.T, w, alpha=-1)
-    else:
-        # A matrix's first axis: its transpose is what lies in order in memory.
-        x_hat = torch.addmm(x.T, w.T, w @ x.T, alpha=-1).T
-    norm = torch.linalg.vector_norm(x_hat)
-    return x_hat.mul_(torch.where(norm > 0, torch.linalg.vector_norm(x) / norm, 1.0))
-
-
-def updated_factor(
-    x: Float[Tensor, "N D"], factor: FisherFactor, eta: float, epsilon: float, delta: float, arithmetic: str
-) -> FisherFactor:
-    """The factor after seeing X: its low-rank part moves towards T = η XᵀX/N + (1 − η) F.
-
-    Both arithmetics start from Y = R T. `"published"` orthonormalises Y through the eigenvectors of Y Yᵀ, as the
-    published code does, and loses orthonormality in float32. `"stable"` takes an orthonormal basis Q of Y's rows by
-    QR and rotates it to the eigenvectors of Qᵀ T Q (one step of subspace iteration with Rayleigh-Ritz).
-    d and ρ are floored at max(ε, δ·largest Ritz value) after d was computed with the unfloored ρ.
-    """
-    (num_rows, dim), rank = x.shape, factor.basis.shape[0]
-    basis, eigenvalues, floor = factor
-    # Y, with R Rᵀ = I taken for granted, as in the published code.
-    y = (basis @ x.T) @ x * (eta / num_rows) + ((1 - eta) * (eigenvalues + floor))[:, None] * basis  # (R, D)
-    if arithmetic == "published":
-        squares, rotation = torch.linalg.eigh(y @ y.T)
-        squares = squares.clamp_min(((1 - eta) * floor) ** 2)
-        ritz = squares.sqrt()
-        basis = (rotation / ritz).T @ y
-    else:
-        q = torch.linalg.qr(y.T).Q  # (D, R)
-        x_q, basis_q = x @ q, basis @ q
-        b = x_q.T @ x_q * (eta / num_rows) + basis_q.T @ (((1 - eta) * eigenvalues)[:, None] * basis_q)
-        b.diagonal().add_((1 - eta) * floor)  # Qᵀ T Q
-        ritz, rotation = torch.linalg.eigh(b)
-        basis = (q @ rotation).T.contiguous()
-    trace_t = eta / num_rows * x.square().sum() + (1 - eta) * fisher_trace(factor)
-    floor = (trace_t - ritz.sum()) / (dim - rank)
-    least = (delta * ritz[-1]).clamp_min(epsilon)  # eigh sorts ascending
-    return FisherFactor(basis, torch.maximum(ritz - floor, least), torch.maximum(floor, least))
+def empty_factor(basis: Float[Tensor, "R D"]) -> FisherFactor:
+    """A factor that leaves gradients as they are, until its first update: F = 0."""
+    zeros, zero = basis.new_zeros(len(basis)), basis.new_zeros(())
+    return FisherFactor(basis, zeros, zero, zero, zeros)
 
 
 def started_factor(
-    x: Float[Tensor, "N D"], rank: int, eta: float, epsilon: float, delta: float, arithmetic: str
+    rows: Float[Tensor, "N D"], mean_square: Float64[Tensor, ""], rank: int, epsilon: float, **how
 ) -> FisherFactor:
-    """The factor an axis starts with: the initial one after three updates with the first gradient, in float64.
+    """The factor an axis starts with: ρ = ε, d = ε, and then three updates with the first gradient, in float64.
 
     With fewer rows than the rank, only the tiny initial factor says which directions complete the gradient's own; in
     float32 rounding would say it, and the floors would then carry that noise along. At ε = 0 there is no initial
     factor, so a millionth of the gradient's mean square takes the place of ε in it.
     """
-    dtype, x = x.dtype, x.double()
-    factor = initial_factor(x.shape[1], rank, epsilon or 1e-6 * x.square().mean().item(), like=x)
+    dtype, rows, dim = rows.dtype, rows.double(), rows.shape[1]
+    square = torch.full_like(mean_square, epsilon) if epsilon else 1e-6 / dim * mean_square
+    share = rows.new_ones(1, rank) / (rank + dim)
+    unit = (square * (rank + dim)).sqrt()[None]
+    factor = FisherFactor(initial_basis(rank, dim, rows)[None], share, share[:, 0], unit, share)
     for _ in range(NUM_INITIAL_UPDATES):
-        factor = updated_factor(x, factor, eta, epsilon, delta, arithmetic)
-    return FisherFactor(*(tensor.to(dtype) for tensor in factor))
+        seen = Seen(0, rows, rows @ factor.basis[0].T, mean_square)
+        factor, _ = updated_factors([seen], factor, epsilon=epsilon, **how)
+    return FisherFactor(*(field[0].to(dtype) for field in factor))
 
 
-def precondition(grad: Tensor, factors: dict[int, FisherFactor], update: bool, group: dict) -> Tensor:
-    """Turns `grad` along each axis of size D > 1 in order: what one axis returns goes into the next.
+def precondition(
+    x: Tensor, square: Float64[Tensor, ""], factors: dict[int, FisherFactor], group: dict, seen: list[Seen] | None
+) -> Tensor:
+    """Turns a gradient along each axis of size D > 1 in order: what one axis returns goes into the next.
+
+    Along an axis, X̂ = β X G⁻¹ with G = F + κ I and β = ρ + κ, which by the matrix inversion lemma is X − X Rᵀ E R.
 
     Args:
-        grad: Finite gradient, any shape.
-        factors: Axis → factor; filled where an axis has none yet, replaced where `update` is set. The direction
-            always uses the factor from before the update.
-        update: Whether this step updates the factors.
-        group: Hyper-parameters `rank`, `alpha`, `eta`, `epsilon`, `delta`, `arithmetic`.
+        x: The gradient up to a factor, any shape, finite; overwritten where `seen` is None.
+        square: Its squared Frobenius norm, in units of gradient².
+        factors: Axis → factor; filled where an axis has none yet.
+        group: Hyper-parameters, as `NGD` has them.
+        seen: Gets what each axis' update will need.
 
     Returns:
-        The direction, shaped and normed as `grad`.
-
-    Raises:
-        torch.linalg.LinAlgError: A decomposition met numbers that are not finite.
+        The direction up to a positive factor, shaped as `x`.
     """
-    how = (group["eta"], group["epsilon"], group["delta"], group["arithmetic"])
-    if grad.numel() == 0:
-        return grad
-    for axis, dim in enumerate(grad.shape):
+    for axis, dim in enumerate(x.shape):
         if dim == 1:
             continue
-        axis_last = grad.movedim(axis, -1)
-        x = axis_last.reshape(-1, dim)  # (N, D)
+        rows = _rows(x, axis)  # X
         if axis not in factors:
             rank = default_rank(dim) if group["rank"] is None else min(group["rank"], dim - 1)
-            factors[axis] = started_factor(x, rank, *how)
-        x_hat = direction(x, factors[axis], group["alpha"])
-        if update:
-            factors[axis] = updated_factor(x, factors[axis], *how)
-        grad = x_hat.reshape(axis_last.shape).movedim(-1, axis)
-    return grad
+            factors[axis] = started_factor(rows, square / len(rows), rank, **_how(group))
+        basis = factors[axis].basis
+        projections = linear(rows, basis)  # X Rᵀ
+        out = rows
+        if seen is not None:
+            seen.append(Seen(axis, rows, projections, square / len(rows)))
+            out = torch.empty_like(rows)
+        torch.addmm(rows, projections * factors[axis].shrinkage, basis, alpha=-1, out=out)  # X − X Rᵀ E R
+        x = _from_rows(out, axis, x.shape)
+    return x
+
+
+def _rows(x: Tensor, axis: int) -> Float[Tensor, "N D"]:
+    """`axis` last, all others as rows: a view of a vector or a matrix."""
+    if x.ndim == 1:
+        return x[None]
+    if x.ndim == 2:
+        return x if axis == 1 else x.T
+    return x.movedim(axis, -1).reshape(-1, x.shape[axis])
+
+
+def _from_rows(rows: Float[Tensor, "N D"], axis: int, shape: torch.Size) -> Tensor:
+    """The inverse of `_rows`, always a view."""
+    if len(shape) == 1:
+        return rows[0]
+    if len(shape) == 2:
+        return rows if axis == 1 else rows.T
+    return rows.view(*shape[:axis], *shape[axis + 1 :], shape[axis]).movedim(-1, axis)
+
+
+def prescaled(gradients: Sequence[Tensor]) -> tuple[list[Tensor], Float64[Tensor, "T"], Bool[Tensor, "T"]]:
+    """Gradients divided by a power of two that brings their largest entry into [½, 1), these powers, and which
+    gradients are finite: one that is not comes back as zeros, with 1 as its power."""
+    low, high = map(torch.stack, zip(*(torch.aminmax(gradient) for gradient in gradients), strict=True))
+    largest = torch.maximum(high, -low).double()
+    finite = largest < math.inf
+    largest = largest.clamp(torch.finfo(low.dtype).tiny, torch.finfo(low.dtype).max / 2)
+    units = torch.where(finite, largest / torch.frexp(largest).mantissa, 1.0)
+    powers = units.to(low.dtype).unbind()
+    scaled = [(gradient / power).contiguous() for gradient, power in zip(gradients, powers, strict=True)]
+    if not _holds(finite):
+        scaled = [torch.where(fine, x, 0.0) for fine, x in zip(finite, scaled, strict=True)]
+    return scaled, units, finite
+
+
+def _how(group: dict) -> dict:
+    """What `updated_factors` wants of a group."""
+    return {name: group[name] for name in ("alpha", "eta", "epsilon", "delta", "arithmetic")}
+
+
+def _norms(tensors: Sequence[Tensor]) -> Float64[Tensor, "T"]:
+    return torch.stack(torch._foreach_norm(tensors)).double()
+
+
+def _holds(flags: Bool[Tensor, "T"]) -> bool:
+    """Whether all flags are known to be set: on a CPU; a device is not asked."""
+    return flags.device.type == "cpu" and bool(flags.all())
 
 
 class NGD(torch.optim.Optimizer):
@@ -163,20 +286,31 @@ class NGD(torch.optim.Optimizer):
 
     A gradient with a NaN or an infinity leaves that tensor's weight, momentum and factors as they are and is counted in
     `num_skipped_updates`. Where a finite gradient gives a direction or factors that are not finite, the gradient itself
-    is used, the tensor's factors start anew, and `num_restarts` counts it.
+    is used, the tensor's factors start anew, empty, and `num_restarts` counts it; so they do after a first gradient
+    that was not finite. An empty factor leaves gradients as they are until its first update. The schedule of updates
+    counts every step in which the tensor has a gradient.
 
-    State of a tensor: `step`, `num_skipped`, `num_restarts`, `momentum_buffer`, and for every axis of size D > 1 with
-    rank R `basis_<axis>` (R, D), `eigenvalues_<axis>` (R,), `floor_<axis>` (). All are tensors, so `state_dict()` saves
-    to safetensors and loads again, and training goes on along the same path.
+    Memory: besides the momentum, each axis of size D > 1 with rank R keeps R·D + 2R + 2 numbers (FFNN 2×256: 0.69 times
+    its weights); a step takes one copy of the gradient, one that updates the factors another for every axis.
+
+    State of a tensor: `step`, `num_skipped`, `num_restarts`, `momentum_buffer`, and for every axis of size D > 1
+    `basis_<axis>` (R, D), `eigenvalues_<axis>` (R,), `floor_<axis>` (), `unit_<axis>` (), `shrinkage_<axis>` (R,), as
+    `FisherFactor` says. All are tensors, so `state_dict()` saves to safetensors and loads again, and training goes on
+    along the same path. `kappa`, `effective_rank` and `cosine` show what the smoothing does, at no cost when not asked.
+
+    On CUDA, steps that do not update the factors can be captured in a graph; in those that do, `torch.linalg.eigh`
+    waits for the device to check for errors, once for all axes of one size.
 
     Args:
-        params: Parameters or parameter groups, float32 or float64.
+        params: Parameters or parameter groups, float32 or float64 (for mixed precision keep float32 weights and use
+            `torch.autocast`), each group with hyper-parameters of its own where it gives them.
         lr: Learning rate, > 0.
         momentum: In [0, 1).
         dampening: In [0, 1].
         weight_decay: ≥ 0.
         nesterov: Needs momentum > 0 and dampening = 0.
-        alpha: Smoothing α > 0: κ = (α/D)·tr F is added to the Fisher matrix.
+        alpha: Smoothing α > 0: κ = (α/D)·tr F is added to the Fisher matrix. A change of
+            it counts from the next update of the factors on.
         rank: Rank R of every factor, at most D − 1; None for min(⌊(D + 1)/2⌋, 80).
         update_period: After the first ten steps the factors are updated every `update_period` steps.
         eta: Weight η of the newest gradient in the running Fisher matrix, in (0, 1].
@@ -237,66 +371,110 @@ class NGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            alike = defaultdict(list)
             for param in group["params"]:
-                if param.grad is not None:
-                    self._step_parameter(param, group)
+                if param.grad is None or param.numel() == 0:
+                    continue
+                if param.grad.is_sparse:
+                    raise RuntimeError(
+                        "NGD does not take sparse gradients; make the layer's gradient dense (sparse=False)"
+                    )
+                alike[param.device, param.dtype].append(param)
+            for params in alike.values():
+                self._step_alike(params, group)
         return loss
 
-    def _step_parameter(self, param: Tensor, group: dict) -> None:
-        if param.grad.is_sparse:
-            raise RuntimeError("NGD does not take sparse gradients; make the layer's gradient dense (sparse=False)")
+    def _step_alike(self, params: list[Tensor], group: dict) -> None:
+        """One step on parameters of one device and type."""
+        states = [self._state_of(param) for param in params]
+        gradients = _decayed(params, group)
+        scaled, units, finite = prescaled(gradients)
+        sizes = _norms(scaled)
+        norms = units * sizes
+        turned, seen_by_size = [], defaultdict(list)
+        for x, square, state in zip(scaled, (norms**2).unbind(), states, strict=True):
+            t = int(state["step"])
+            seen = [] if t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0 else None
+            factors = _factors(state, x.ndim)
+            turned.append(precondition(x, square, factors, group, seen))
+            for axis in seen or ():
+                factor = factors[axis.axis]
+                seen_by_size[factor.basis.shape].append((len(turned) - 1, axis, factor))
+        torch._foreach_add_([state["step"] for state in states], 1)
+        turned_sizes = _norms(turned)
+        # An entry of the direction may be as large as the norm, which then has to be a number of this type.
+        sound = finite & (torch.maximum(norms, turned_sizes) < torch.finfo(gradients[0].dtype).max)
+        updates, all_fine = [], []  # updates: (position of the parameter, axis, new factor)
+        for members in seen_by_size.values():
+            positions, seen, factors = zip(*members, strict=True)
+            stacked = FisherFactor(*map(torch.stack, zip(*factors, strict=True)))
+            new, fine = updated_factors(seen, stacked, **_how(group))
+            each = (FisherFactor(*fields) for fields in zip(*(field.unbind() for field in new), strict=True))
+            updates += zip(positions, (axis.axis for axis in seen), each, strict=True)
+            all_fine.append(fine)
+        all_sound = _holds(torch.cat([sound, *all_fine]))
+        if not all_sound:
+            for (i, _, _), fine in zip(updates, torch.cat(all_fine) if updates else (), strict=True):
+                sound[i] &= fine
+            updates = [(i, axis, _masked(states[i], axis, new, finite[i], sound[i])) for i, axis, new in updates]
+        _store(states, updates)
+        lengths = (norms / torch.where(turned_sizes > 0, turned_sizes, 1.0)).to(gradients[0].dtype).unbind()
+        steps = [x.mul_(length).contiguous() for x, length in zip(turned, lengths, strict=True)]
+        if not all_sound:
+            steps = [torch.where(ok, x, g) for ok, x, g in zip(sound, steps, gradients, strict=True)]
+            for state, is_finite, is_sound in zip(states, finite, sound, strict=True):
+                state["num_skipped"] += ~is_finite
+                state["num_restarts"] += is_finite & ~is_sound
+        _descend(params, steps, states, group, None if all_sound else finite)
+
+    def _state_of(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.int64)
             # In the parameter's type, as `load_state_dict` casts them.
             state["num_skipped"], state["num_restarts"] = param.new_zeros(()), param.new_zeros(())
-        if not _all_finite([param.grad]):
-            state["num_skipped"] += 1
-            return
-        grad = param.grad + group["weight_decay"] * param if group["weight_decay"] else param.grad
-        step = self._turned(grad, state, group)
-        if group["momentum"]:
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = step.clone()
-            else:
-                state["momentum_buffer"].mul_(group["momentum"]).add_(step, alpha=1 - group["dampening"])
-            buffer = state["momentum_buffer"]
-            step = torch.add(step, buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
-        param.sub_(step, alpha=group["lr"])
+        return state
 
-    def _turned(self, grad: Tensor, state: dict, group: dict) -> Tensor:
-        """The preconditioned gradient, with this tensor's factors in `state` brought up to date."""
-        t = int(state["step"])
-        update = t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0
-        factors = _factors(state)
-        try:
-            turned = precondition(grad, factors, update, group)
-            changed = [tensor for factor in factors.values() for tensor in factor] if update else []
-            sound = _all_finite([turned, *changed])
-        except torch.linalg.LinAlgError:
-            sound = False
-        if not sound:
-            for key in [key for key in state if key.startswith(FisherFactor._fields)]:
-                del state[key]
-            state["step"].zero_()
-            state["num_restarts"] += 1
-            return grad
-        for axis, factor in factors.items():
-            state.update({f"{name}_{axis}": tensor for name, tensor in factor._asdict().items()})
-        state["step"] += 1
-        return turned
-
-    def kappa(self, param: Tensor) -> dict[int, Float[Tensor, ""]]:
+    def kappa(self, param: Tensor) -> dict[int, Float64[Tensor, ""]]:
         """Smoothing κ (gradient²) of each axis of `param`, from its current factors; {} before the first step.
 
         Raises:
             ValueError: `param` is not one of this optimizer's parameters.
         """
+        alpha = self._group_of(param)["alpha"]
+        return {
+            axis: smoothing(factor, alpha) for axis, factor in _factors(self.state.get(param, {}), param.ndim).items()
+        }
+
+    def effective_rank(self, param: Tensor) -> dict[int, Float64[Tensor, ""]]:
+        """Effective rank (1 … D) of F along each axis of `param`; {} before the first step. Raises as `kappa`."""
+        self._group_of(param)
+        return {
+            axis: effective_rank(factor) for axis, factor in _factors(self.state.get(param, {}), param.ndim).items()
+        }
+
+    @torch.no_grad()
+    def cosine(self, param: Tensor) -> Float64[Tensor, ""]:
+        """Cosine between the gradient of `param` and what the coming step will turn it into; NaN where it is zero.
+
+        Call it between `backward()` and `step()`: it costs one direction, and the step does not depend on it.
+
+        Raises:
+            ValueError: `param` is not one of this optimizer's parameters, or has no gradient.
+        """
+        group = self._group_of(param)
+        if param.grad is None:
+            raise ValueError("cosine: this parameter has no gradient; call it between backward() and step()")
+        (x,), units, _ = prescaled(_decayed([param], group))
+        square = (units[0] * _norms([x])[0]) ** 2
+        turned = precondition(x.clone(), square, _factors(self.state.get(param, {}), param.ndim), group, None)
+        return (x * turned).sum(dtype=torch.float64) / (_norms([x]) * _norms([turned]))[0]
+
+    def _group_of(self, param: Tensor) -> dict:
         for group in self.param_groups:
             if any(param is p for p in group["params"]):
-                factors = _factors(self.state.get(param, {}))
-                return {axis: smoothing(factor, group["alpha"]) for axis, factor in factors.items()}
-        raise ValueError("kappa: this tensor is not one of the optimizer's parameters")
+                return group
+        raise ValueError("this tensor is not one of the optimizer's parameters")
 
     @property
     def num_skipped_updates(self) -> int:
@@ -312,15 +490,67 @@ class NGD(torch.optim.Optimizer):
         return sum(int(state[key]) for state in self.state.values() if state)
 
 
-def _all_finite(tensors: list[Tensor]) -> bool:
-    """Whether every entry is finite. A finite sum says so at once; one that is not may only have overflowed."""
-    sums = torch.stack([tensor.sum() for tensor in tensors])
-    return bool(sums.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
+def _decayed(params: list[Tensor], group: dict) -> list[Tensor]:
+    """Gradients with weight decay added."""
+    gradients = [param.grad for param in params]
+    return torch._foreach_add(gradients, params, alpha=group["weight_decay"]) if group["weight_decay"] else gradients
 
 
-def _factors(state: dict) -> dict[int, FisherFactor]:
-    axes = sorted(int(key.removeprefix("basis_")) for key in state if key.startswith("basis_"))
-    return {axis: FisherFactor(*(state[f"{name}_{axis}"] for name in FisherFactor._fields)) for axis in axes}
+def _descend(params: list[Tensor], steps: list[Tensor], states: list[dict], group: dict, finite: Tensor | None) -> None:
+    """`torch.optim.SGD`'s step along `steps`; with `finite`, a parameter whose flag is not set stays as it is."""
+    calls = defaultdict(list)  # what can go into one call
+    for i, state in enumerate(states):
+        first = group["momentum"] and "momentum_buffer" not in state
+        if first:
+            state["momentum_buffer"] = torch.zeros_like(steps[i])
+        calls[first, i if finite is not None else None].append(i)
+    for (first, _), members in calls.items():
+        targets = [params[i].contiguous() for i in members]  # the fused kernel takes memory in order
+        sgd(
+            targets, [steps[i] for i in members], [states[i].get("momentum_buffer") for i in members], fused=True,
+            found_inf=None if finite is None else (~finite[members[0]]).float(),
+            weight_decay=0.0, lr=group["lr"], momentum=group["momentum"],
+            dampening=0.0 if first else group["dampening"], nesterov=group["nesterov"], maximize=False,
+        )  # fmt: skip
+        for i, target in zip(members, targets, strict=True):
+            if target is not params[i]:
+                params[i].copy_(target)
+
+
+@functools.cache
+def _keys(axis: int) -> tuple[str, ...]:
+    """Names in a tensor's state of the fields of an axis' factor."""
+    return tuple(f"{field}_{axis}" for field in FisherFactor._fields)
+
+
+def _factors(state: dict, num_axes: int) -> dict[int, FisherFactor]:
+    """Axis → factor, of the axes that have one."""
+    return {
+        axis: FisherFactor(*(state[key] for key in _keys(axis))) for axis in range(num_axes) if _keys(axis)[0] in state
+    }
+
+
+def _store(states: list[dict], updates: list[tuple[int, int, FisherFactor]]) -> None:
+    """Into the memory that a state already has, where it has some: a captured step finds it there again."""
+    there, new = [], []
+    for i, axis, factor in updates:
+        for key, field in zip(_keys(axis), factor, strict=True):
+            if key in states[i]:
+                there.append(states[i][key])
+                new.append(field)
+            else:
+                states[i][key] = field.clone(memory_format=torch.contiguous_format)
+    if there:
+        torch._foreach_copy_(there, new)
+
+
+def _masked(state: dict, axis: int, new: FisherFactor, finite: Tensor, sound: Tensor) -> FisherFactor:
+    """The new factor where all went well, the old one where the gradient was not finite, else an empty one."""
+    old = _factors(state, axis + 1).get(axis)
+    empty = empty_factor(initial_basis(*new.basis.shape, new.basis) if old is None else old.basis)
+    return FisherFactor(
+        *(torch.where(finite, torch.where(sound, n, e), o) for n, e, o in zip(new, empty, old or empty, strict=True))
+    )
 
 
 def _check_group(group: dict) -> None:

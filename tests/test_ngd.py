@@ -3,6 +3,7 @@
 import copy
 import doctest
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 import ngd
-from architectures import FFNN
+from architectures import FFNN, LeNet5
 from ngd import NGD
 
 BOTH_ARITHMETICS = pytest.mark.parametrize("arithmetic", ["stable", "published"])
@@ -48,9 +49,10 @@ def directions(gradients, device="cpu", optimizer=None, **hyper):
 
 
 def factor_of(optimizer, param, axis):
-    """(R, d, ρ) of an axis, as NumPy float64, from the documented state entries."""
+    """(R, d, ρ) of an axis in gradient², as NumPy float64, from the documented state entries."""
     state = optimizer.state[param]
-    return tuple(state[f"{name}_{axis}"].double().cpu().numpy() for name in ("basis", "eigenvalues", "floor"))
+    entry = lambda name: state[f"{name}_{axis}"].double().cpu().numpy()  # noqa: E731
+    return entry("basis").copy(), entry("unit") ** 2 * entry("eigenvalues"), entry("unit") ** 2 * entry("floor")
 
 
 def relative_error(found, expected):
@@ -71,10 +73,10 @@ def small_problem(dtype=torch.float32, seed=0):
     return model, torch.randn(32, 12, dtype=dtype), torch.randint(4, (32,))
 
 
-def mnist_steps(mnist, make_optimizer, steps, device="cpu"):
-    """Trains FFNN 2×256 on MNIST in minibatches of 128; yields (model, optimizer) before each step is taken."""
+def mnist_steps(mnist, make_optimizer, steps, device="cpu", model=None):
+    """Trains on MNIST in minibatches of 128; yields (model, optimizer) before each step is taken."""
     torch.manual_seed(1)
-    model = FFNN().to(device)
+    model = (model or FFNN()).to(device)
     optimizer = make_optimizer(model.parameters())
     inputs, labels = mnist.train
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
@@ -278,6 +280,8 @@ def scaled_by(c, shape, arithmetic, epsilon):
     return max(relative_error(found / c, expected) for found, expected in zip(scaled, plain, strict=True))
 
 
+# Rounding, times the conditions of ten updates' Y: u·cond(Y) (stable), u·cond(Y)² (published).
+SCALING_ERROR = {"stable": 1e-8, "published": 1e-7}
 SCALES = st.floats(-4, 4).map(lambda exponent: 10.0**exponent) | st.sampled_from([-1.0, -3.0, 7.0, 1e6, 1e-6])
 
 
@@ -285,7 +289,7 @@ SCALES = st.floats(-4, 4).map(lambda exponent: 10.0**exponent) | st.sampled_from
 @given(c=SCALES)
 @settings(max_examples=20, deadline=None, derandomize=True)
 def test_scaled_gradients_give_scaled_directions_without_floor(c, arithmetic):
-    assert scaled_by(c, (8, 6), arithmetic, epsilon=0.0) < 1e-8
+    assert scaled_by(c, (8, 6), arithmetic, epsilon=0.0) < SCALING_ERROR[arithmetic]
 
 
 @pytest.mark.parametrize("shape", [(9,), (2, 16), (10, 1)], ids=str)
@@ -301,7 +305,7 @@ def test_scaled_gradients_with_fewer_rows_than_the_rank_give_scaled_directions_w
 @given(c=SCALES)
 @settings(max_examples=10, deadline=None, derandomize=True)
 def test_scaled_gradients_give_scaled_directions_when_the_floor_scales_along(c, shape, arithmetic):
-    assert scaled_by(c, shape, arithmetic, epsilon=1e-3) < 1e-8
+    assert scaled_by(c, shape, arithmetic, epsilon=1e-3) < SCALING_ERROR[arithmetic]
 
 
 def test_absolute_floor_matters_when_gradients_are_small():
@@ -324,6 +328,22 @@ def test_rows_of_the_basis_stay_orthonormal_in_float32_over_500_real_steps(mnist
                     basis = factor_of(optimizer, param, axis)[0]
                     worst = max(worst, np.abs(basis @ basis.T - np.eye(len(basis))).max())
     assert 0 < worst < 1e-4
+
+
+@pytest.mark.parametrize("alpha", [0.1, 4.0])
+def test_directions_along_200_real_gradients_are_those_of_the_plain_transcription(mnist, alpha, record_property):
+    """LeNet-5: axes of convolutions, and biases. Changing the last bit of each gradient moves the plain directions by
+    up to 3e-9, so 1e-8 is rounding; float32 and float64 differ by what is recorded."""
+    steps = mnist_steps(mnist, lambda params: NGD(params, alpha=alpha, **SWAP), 200, model=LeNet5())
+    recorded = [[param.grad.clone() for param in model.parameters()] for model, _ in steps]
+    for (name, _), gradients in zip(LeNet5().named_parameters(), zip(*recorded, strict=True), strict=True):
+        plain = PlainNaturalGradient(alpha=alpha, eta=0.9)
+        expected = [plain.direction(gradient.double().numpy()) for gradient in gradients]
+        double = directions([gradient.double() for gradient in gradients], alpha=alpha, eta=0.9)
+        assert max(map(relative_error, double, expected)) < 1e-8
+        worst = max(map(relative_error, directions(gradients, alpha=alpha, eta=0.9), expected))
+        record_property(f"alpha {alpha}, float32, worst of 200 steps, {name}", worst)
+        assert worst < 1e-3
 
 
 @pytest.mark.parametrize(("alpha", "allowed"), [(0.1, 0.10), (4.0, 0.01)])
@@ -382,9 +402,9 @@ def run_with_gradients(gradients, **hyper):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("when", [0, 7])
+@pytest.mark.parametrize("when", [1, 7])
 def test_gradient_that_is_not_finite_leaves_only_its_own_tensor_alone(bad, when):
-    hyper = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
+    hyper = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "update_period": 1}
     first, second = random_gradients((4, 6), 14, seed=1), random_gradients((5,), 14, seed=2)
     broken = first[0].clone()
     broken[2, 3] = bad
@@ -393,10 +413,28 @@ def test_gradient_that_is_not_finite_leaves_only_its_own_tensor_alone(bad, when)
 
     # The broken step might as well not have been for its tensor, and nothing happened for the other one.
     alone, _ = run_with_gradients([[gradient] for gradient in first], **hyper)
-    assert torch.equal(path[when][0], path[when - 1][0] if when else torch.ones(4, 6, dtype=torch.float64))
+    assert torch.equal(path[when][0], path[when - 1][0])
     assert torch.equal(path[-1][0], alone[-1][0])
     other, _ = run_with_gradients([[gradient] for gradient in [*second, second[0]]], **hyper)
     assert torch.equal(path[-1][1], other[-1][0])
+    assert optimizer.num_skipped_updates == 1
+    assert optimizer.num_restarts == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_first_gradient_that_is_not_finite_leaves_the_next_one_as_it_is(bad):
+    """Nothing is known of the Fisher matrix then; later gradients are turned as ever."""
+    gradients, hyper = random_gradients((4, 6), 60), {"lr": 1, "eta": 0.9, "update_period": 1}
+    path, optimizer = run_with_gradients(
+        [[torch.full((4, 6), bad, dtype=torch.float64)], *[[g] for g in gradients]], **hyper
+    )
+    assert torch.equal(path[0][0], torch.ones(4, 6, dtype=torch.float64))
+    assert relative_error(path[0][0] - path[1][0], gradients[0]) < 1e-14
+    assert relative_error(path[1][0] - path[2][0], gradients[1]) > 0.01
+    # What the first steps knew is forgotten by (1 − η) an update.
+    usual, _ = run_with_gradients([[gradient] for gradient in gradients], **hyper)
+    steps = [(path[-2][0] - path[-1][0]), (usual[-2][0] - usual[-1][0])]
+    assert relative_error(*steps) < 0.05
     assert optimizer.num_skipped_updates == 1
 
 
@@ -408,21 +446,22 @@ def test_skipped_updates_are_counted_over_tensors_and_steps():
     assert optimizer.num_skipped_updates == 0
 
 
-@BOTH_ARITHMETICS
-@pytest.mark.parametrize("when", [0, 1, 12])
-def test_finite_gradient_without_finite_direction_is_used_raw_and_the_factor_starts_anew(when, arithmetic):
-    hyper = {"alpha": 0.1, "arithmetic": arithmetic}
-    gradients = random_gradients((6, 8), 30, dtype=torch.float32)
-    huge = torch.full((6, 8), 1e30)  # its norm overflows
-    huge[1] *= -1
+@pytest.mark.parametrize("when", [1, 12])
+def test_finite_gradient_without_finite_direction_is_used_raw_and_the_factor_starts_anew(when):
+    """The published arithmetic divides by zero where η = 1 and an eigenvalue of Y Yᵀ is zero, as with one row."""
+    gradients = random_gradients((6, 8), 40, dtype=torch.float32)
+    rank_one = torch.outer(torch.arange(1.0, 7.0), torch.arange(1.0, 9.0))
     weight = torch.zeros(6, 8)
-    optimizer = NGD([weight], lr=1.0, **hyper)
+    optimizer = NGD([weight], lr=1.0, alpha=0.1, eta=1.0, update_period=1, arithmetic="published")
     directions(gradients[:when], optimizer=optimizer)
-    assert torch.equal(directions([huge], optimizer=optimizer)[0], huge)
-    assert optimizer.kappa(weight) == {}
-    assert optimizer.num_skipped_updates == 0
-    for found, expected in zip(directions(gradients, optimizer=optimizer), directions(gradients, **hyper), strict=True):
-        assert torch.equal(found, expected)
+    assert torch.equal(directions([rank_one], optimizer=optimizer)[0], rank_one)
+    assert (optimizer.num_restarts, optimizer.num_skipped_updates) == (1, 0)
+    # With empty factors the next gradient is used as it is, the later ones are turned.
+    found = directions(gradients, optimizer=optimizer)
+    assert relative_error(found[0], gradients[0]) < 1e-6
+    assert all(direction.isfinite().all() for direction in found)
+    assert relative_error(found[1], gradients[1]) > 0.01
+    assert optimizer.num_restarts == 1
 
 
 @BOTH_ARITHMETICS
@@ -456,13 +495,75 @@ def test_dead_inputs_get_no_step():
         assert direction[:, 3:5].abs().max() < 1e-6 * gradient.abs().max()
 
 
-@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12])
-def test_extreme_but_finite_gradients_in_float32(scale):
-    for gradient, direction in zip(
-        gradients := random_gradients((6, 8), 15, scale=scale, dtype=torch.float32), directions(gradients), strict=True
-    ):
-        assert direction.isfinite().all()
-        assert float(direction.double().norm()) == pytest.approx(float(gradient.double().norm()), rel=1e-4)
+@BOTH_ARITHMETICS
+@pytest.mark.parametrize("shape", [(6, 8), (7,), (3, 2, 4, 4)], ids=str)
+@given(exponent=st.integers(-100, 100))
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_powers_of_two_come_out_as_they_went_in_even_in_float32(exponent, shape, arithmetic):
+    """Gradients of 1e-30 or 1e30 are squared without over- or underflow: not a bit of the direction changes."""
+    gradients, c = random_gradients(shape, 14, dtype=torch.float32), 2.0**exponent
+    hyper = {"alpha": 0.1, "eta": 0.9, "arithmetic": arithmetic}
+    plain = directions(gradients, epsilon=1e-10, **hyper)
+    scaled = directions([c * gradient for gradient in gradients], epsilon=1e-10 * c * c, **hyper)
+    assert all(torch.equal(found, c * expected) for found, expected in zip(scaled, plain, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("end", ["smallest", "largest"])
+def test_gradients_at_the_ends_of_the_type_do_no_harm(end, dtype):
+    limits = torch.finfo(dtype)
+    size = limits.smallest_normal if end == "smallest" else limits.max
+    extreme = torch.linspace(-1, 1, 48, dtype=dtype).reshape(6, 8) * size
+    gradients = [*random_gradients((6, 8), 12, dtype=dtype), extreme, *random_gradients((6, 8), 30, dtype=dtype)]
+    found = directions(gradients, epsilon=0.0)
+    assert all(direction.isfinite().all() for direction in found)
+    for direction, gradient in zip(found[13:], gradients[13:], strict=True):
+        assert float(direction.norm()) == pytest.approx(float(gradient.norm()), rel=1e-5)
+
+
+KINDS = ["zero", "usual", "constant row", "rank one", "tiny", "huge", "nan", "inf"]
+
+
+def gradient_of_kind(kind, shape, generator):
+    usual = torch.randn(shape, generator=generator)
+    if kind == "constant row" and len(shape) > 1:
+        usual[0] = 1.0
+    if kind == "rank one" and len(shape) > 1:
+        usual = usual[:1] * torch.randn(shape[0], *[1] * (len(shape) - 1), generator=generator)
+    usual = {"zero": 0.0, "tiny": 1e-20, "huge": 1e20}.get(kind, 1.0) * usual
+    if kind in ("nan", "inf"):
+        usual.view(-1)[0] = float(kind)
+    return usual
+
+
+@BOTH_ARITHMETICS
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=3, max_size=12),
+    shape=st.sampled_from([(5,), (6, 8), (2, 9), (9, 2), (3, 2, 3, 3)]),
+    eta=st.sampled_from([0.1, 0.9, 1.0]),
+    floors=st.sampled_from([(0.0, 0.0), (1e-10, 5e-4), (1e-10, 0.0)]),
+    period=st.sampled_from([1, 4]),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_no_sequence_of_gradients_poisons_the_state(arithmetic, kinds, shape, eta, floors, period):
+    """Every step is finite and as long as its gradient, and one without finite gradient moves nothing."""
+    epsilon, delta = floors
+    weight = torch.zeros(shape)
+    optimizer = NGD(
+        [weight], lr=1.0, alpha=0.1, eta=eta, epsilon=epsilon, delta=delta, update_period=period, arithmetic=arithmetic
+    )
+    generator = torch.Generator().manual_seed(0)
+    for kind in [*kinds, "usual"]:
+        gradient = gradient_of_kind(kind, shape, generator)
+        (direction,) = directions([gradient], optimizer=optimizer)
+        if kind in ("nan", "inf"):
+            assert torch.equal(direction, torch.zeros(shape))
+        else:
+            assert direction.isfinite().all()
+            assert float(direction.double().norm()) == pytest.approx(float(gradient.double().norm()), rel=1e-5)
+        for key, entry in optimizer.state[weight].items():
+            assert entry.isfinite().all(), key
+    assert optimizer.num_skipped_updates == sum(kind in ("nan", "inf") for kind in kinds)
 
 
 # ------------------------------------------------------------------------------------------------------- shapes
@@ -539,6 +640,114 @@ def test_training_from_a_loaded_state_takes_the_same_path(through, after, dtype)
         assert all(torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype for key in ours)
 
 
+@pytest.mark.parametrize(
+    "through", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
+)
+def test_a_copied_model_and_optimizer_take_the_same_path(through):
+    model, inputs, targets = small_problem()
+    optimizer = NGD(model.parameters(), lr=0.05, momentum=0.9, alpha=0.1)
+    train_steps(model, optimizer, inputs, targets, 7)
+    other, other_optimizer = through((model, optimizer))
+    train_steps(model, optimizer, inputs, targets, 12)
+    train_steps(other, other_optimizer, inputs, targets, 12)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+    assert not any(p is q for p, q in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_a_compiled_model_takes_the_same_path():
+    model, inputs, targets = small_problem()
+    compiled = torch.compile(copy.deepcopy(model), backend="aot_eager")
+    for net in (model, compiled):
+        train_steps(net, NGD(net.parameters(), lr=0.05, momentum=0.9, alpha=0.1), inputs, targets, 14)
+    for ours, theirs in zip(model.parameters(), compiled.parameters(), strict=True):
+        assert relative_error(ours.detach(), theirs.detach()) < 1e-5
+
+
+def test_a_group_added_later_starts_its_factors_then():
+    first, second = random_gradients((4, 6), 15, seed=1), random_gradients((4, 6), 15, seed=2)
+    weights = [torch.zeros(4, 6, dtype=torch.float64) for _ in range(2)]
+    optimizer = NGD(weights[:1], lr=1.0, alpha=0.1)
+    directions(first[:6], optimizer=optimizer)
+    optimizer.add_param_group({"params": weights[1:], "rank": 2, "eta": 0.5})
+    for gradients in zip(first[6:], second, strict=False):
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.zero_()
+            weight.grad = gradient
+        optimizer.step()
+    assert relative_error(-weights[0], directions(first, alpha=0.1)[-1]) < 1e-12
+    assert relative_error(-weights[1], directions(second[:9], alpha=0.1, rank=2, eta=0.5)[-1]) < 1e-12
+
+
+def test_gradients_that_come_and_go_leave_each_tensor_on_its_own_schedule():
+    first, second = random_gradients((4, 6), 12, seed=1), random_gradients((4, 6), 24, seed=2)
+    weights = [torch.zeros(4, 6, dtype=torch.float64) for _ in range(2)]
+    optimizer = NGD(weights, lr=1.0)
+    for step, gradient in enumerate(second):
+        weights[0].grad = first[step // 2] if step % 2 else None
+        weights[1].grad = gradient
+        optimizer.step()
+    for weight, gradients in zip(weights, (first, second), strict=True):
+        assert relative_error(-weight, sum(directions(gradients))) < 1e-12
+
+
+def test_a_changed_alpha_counts_from_the_next_update_on():
+    gradients = random_gradients((4, 6), 16)
+    weight = torch.zeros(4, 6, dtype=torch.float64)
+    optimizer = NGD([weight], lr=1.0, alpha=0.1)
+    directions(gradients[:11], optimizer=optimizer)
+    optimizer.param_groups[0]["alpha"] = math.inf
+    found = directions(gradients[11:], optimizer=optimizer)  # steps 11 to 15; 12 updates, after its direction
+    turned = [
+        relative_error(direction, gradient) > 1e-3 for direction, gradient in zip(found, gradients[11:], strict=True)
+    ]
+    assert turned == [True, True, False, False, False]
+
+
+@NEEDS_CUDA
+def test_steps_without_update_never_wait_for_the_device():
+    weights = [
+        torch.zeros(24, 40, device="cuda"),
+        torch.zeros(6, 3, 5, 5, device="cuda"),
+        torch.zeros(9, device="cuda"),
+    ]
+    optimizer = NGD(weights, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3)
+    for step in range(16):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error" if step > 10 and step % 4 else "default")
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(weight.isfinite().all() for weight in weights)
+
+
+@NEEDS_CUDA
+def test_a_step_without_update_replays_from_a_cuda_graph():
+    def trained(captured):
+        torch.manual_seed(0)
+        weight, gradients = torch.zeros(24, 40, device="cuda"), torch.randn(16, 24, 40, device="cuda")
+        weight.grad = torch.zeros_like(weight)
+        optimizer = NGD([weight], lr=0.1, momentum=0.9)
+        for gradient in gradients[:13]:  # the thirteenth, step 12, updates
+            weight.grad.copy_(gradient)
+            optimizer.step()
+        graph = torch.cuda.CUDAGraph() if captured else None
+        for gradient in gradients[13:]:
+            weight.grad.copy_(gradient)
+            if not captured:
+                optimizer.step()
+                continue
+            if gradient is gradients[13] or optimizer.state[weight]["step"] == 13:
+                with torch.cuda.graph(graph):
+                    optimizer.step()
+            graph.replay()
+        return weight.cpu()
+
+    assert relative_error(trained(captured=True), trained(captured=False)) < 1e-5
+
+
 def test_skipped_updates_survive_saving():
     weight = torch.zeros(3)
     optimizer = NGD([weight], lr=0.1)
@@ -559,6 +768,47 @@ def test_kappa_is_alpha_over_size_times_the_trace_of_the_factor(arithmetic):
     for axis, size in ((0, 5), (1, 9)):
         trace = np.trace(dense_fisher(factor_of(optimizer, weight, axis)))
         assert float(kappa[axis]) == pytest.approx(0.3 / size * trace, rel=1e-6)
+
+
+def test_effective_rank_is_the_exponential_of_the_spectrums_entropy():
+    weight = torch.zeros(5, 9, dtype=torch.float64)
+    optimizer = NGD([weight], lr=1.0)
+    assert optimizer.effective_rank(weight) == {}
+    directions(random_gradients((5, 9), 13), optimizer=optimizer)
+    for axis, size in ((0, 5), (1, 9)):
+        shares = np.linalg.eigvalsh(dense_fisher(factor_of(optimizer, weight, axis)))
+        shares /= shares.sum()
+        rank = float(optimizer.effective_rank(weight)[axis])
+        assert rank == pytest.approx(np.exp(-np.sum(shares * np.log(shares))), rel=1e-9)
+        assert 1 < rank < size
+
+
+@pytest.mark.parametrize("when", [0, 1, 11, 12])
+def test_cosine_is_that_of_the_coming_step_and_changes_nothing(when):
+    gradients = random_gradients((5, 9), 14)
+    weight = torch.zeros(5, 9, dtype=torch.float64)
+    optimizer = NGD([weight], lr=1.0, alpha=0.1)
+    directions(gradients[:when], optimizer=optimizer)
+    weight.zero_()
+    weight.grad = gradients[when]
+    cosine = float(optimizer.cosine(weight))
+    assert torch.equal(weight.grad, gradients[when])
+    found = directions(gradients[when:], optimizer=optimizer)
+    expected = float((found[0] * gradients[when]).sum() / found[0].norm() / gradients[when].norm())
+    assert cosine == pytest.approx(expected, rel=1e-12)
+    assert all(map(torch.equal, found, directions(gradients, alpha=0.1)[when:]))
+
+
+def test_cosine_of_a_zero_gradient_is_nan_and_of_none_or_a_strangers_an_error():
+    weight = torch.zeros(4)
+    optimizer = NGD([weight], lr=1.0)
+    with pytest.raises(ValueError, match="no gradient"):
+        optimizer.cosine(weight)
+    weight.grad = torch.zeros(4)
+    assert optimizer.cosine(weight).isnan()
+    for read in (optimizer.cosine, optimizer.kappa, optimizer.effective_rank):
+        with pytest.raises(ValueError, match="not one of the optimizer's parameters"):
+            read(torch.zeros(4))
 
 
 def test_groups_have_their_own_hyperparameters():
