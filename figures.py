@@ -50,6 +50,7 @@ def model_figures(title: str, results: Results, traces: Traces) -> list[tuple[st
         ("rescaling", rescaling_figure(title, results)),
         ("hessian-trace", hessian_trace_figure(title, results)),
         ("kappa", kappa_figure(title, results)),
+        ("cosine", cosine_figure(title, results)),
         ("llc-against-loss", llc_against_loss_figure(title, results)),
     ]
     return [(key, CAPTIONS[key], figure) for key, figure in figures if figure.data]
@@ -89,6 +90,9 @@ CAPTIONS = {
     "kappa": "NGD's smoothing: κ is what is added to the Fisher factor of one axis of a tensor before it is inverted. "
     "Where κ is large against the factor's eigenvalues, NGD behaves as SGD does. Colour tells the parameter, dash the "
     "axis; a click in the legend hides a parameter, a double click shows it alone.",
+    "cosine": "How far does NGD turn a gradient? The cosine of a parameter's gradient and what NGD makes of it. At 1, "
+    "NGD steps along the gradient, as SGD does. The direction keeps the gradient's length, so this is all that "
+    "sets the two apart at equal learning rates.",
     "llc-against-loss": "Which optimizer has the lower LLC at the same training loss? Compare the curves along a "
     "vertical line. One point an epoch, training runs from right to left; bars are 95 % intervals, sampling only.",
 }
@@ -177,7 +181,8 @@ def kappa_figure(title: str, results: Results) -> go.Figure:
         measured = {int(axis): _array(values) for axis, values in by_axis.items()}
         measured = {axis: values for axis, values in measured.items() if np.isfinite(values).any()}
         for place, (axis, values) in enumerate(sorted(measured.items())):
-            line = _kappa_line(index, axis, values)
+            line = _parameter_line(index, values, dash=DASHES[axis % len(DASHES)])
+            line.update(hovertemplate="epoch %{x}: κ = %{y:.3g}<extra>%{meta}</extra>")
             line.update(name=shorten(parameter, 34), legendgroup=parameter, showlegend=place == 0)
             line.update(meta=f"{shorten(parameter, 60)}, axis {axis}")
             figure.add_trace(line)
@@ -186,9 +191,23 @@ def kappa_figure(title: str, results: Results) -> go.Figure:
         line = {"color": INK, "dash": DASHES[axis % len(DASHES)], "width": 1.5}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=f"axis {axis}", hoverinfo="skip"))
     _epoch_axis(figure, results)
-    # A legend of many parameters gets room of its own, so that the curves keep theirs.
-    figure.update_layout(hovermode="closest", height=min(HEIGHT + 12 * max(0, len(kappa) - 8), 2 * HEIGHT))
+    figure.update_layout(hovermode="closest", height=_height_for(kappa))
     figure.update_yaxes(title_text="κ (gradient², mean over steps)", **axis_scale([line.y for line in figure.data]))
+    return figure
+
+
+def cosine_figure(title: str, results: Results) -> go.Figure:
+    """Cosine between gradient and NGD's direction over epochs, a line a parameter."""
+    figure = empty_figure("How far NGD turns the gradient", title)
+    cosines = _optimizers(title, results).get("ngd", {}).get("cosine") or {}
+    for index, (parameter, values) in enumerate(cosines.items()):
+        if np.isfinite(_array(values)).any():
+            line = _parameter_line(index, _array(values))
+            line.update(hovertemplate="epoch %{x}: cosine %{y:.3f}<extra>%{meta}</extra>")
+            figure.add_trace(line.update(name=shorten(parameter, 34), meta=shorten(parameter, 60)))
+    _epoch_axis(figure, results)
+    figure.update_layout(hovermode="closest", height=_height_for(cosines))
+    figure.update_yaxes(title_text="cosine of direction and gradient (mean over steps)", range=[0, 1.05])
     return figure
 
 
@@ -316,16 +335,20 @@ def _limits(panel: list[np.ndarray]) -> list | None:
     return [low - margin, high + margin]
 
 
-def _kappa_line(index: int, axis: int, values: np.ndarray) -> go.Scatter:
+def _height_for(parameters: Mapping) -> int:
+    """A legend of many parameters gets room of its own, so that the curves keep theirs."""
+    return min(HEIGHT + 12 * max(0, len(parameters) - 8), 2 * HEIGHT)
+
+
+def _parameter_line(index: int, values: np.ndarray, dash: str = "solid") -> go.Scatter:
     colour = PARAMETER_COLOURS[index % len(PARAMETER_COLOURS)]
     symbol = SYMBOLS[index // len(PARAMETER_COLOURS) % len(SYMBOLS)]
     return go.Scatter(
         x=np.arange(len(values)),
         y=values,
         mode="lines+markers",
-        line={"color": colour, "dash": DASHES[axis % len(DASHES)], "width": 1.5},
+        line={"color": colour, "dash": dash, "width": 1.5},
         marker={"color": colour, "size": 5, "symbol": symbol},
-        hovertemplate="epoch %{x}: κ = %{y:.3g}<extra>%{meta}</extra>",
     )
 
 

@@ -40,7 +40,7 @@ def add_model(results: dict[str, Any], title: str, num_parameters: int) -> None:
     """Makes room for a model; what is there already stays."""
     model = results["models"].setdefault(title, {"num_parameters": num_parameters, "optimizers": {}})
     for name in optimizers(results["config"]):
-        series = model["optimizers"].setdefault(name, {"kappa": {}, "diverged_epoch": None})
+        series = model["optimizers"].setdefault(name, {"kappa": {}, "cosine": {}, "diverged_epoch": None})
         for key in (*SERIES, *CHAIN_SERIES):
             series.setdefault(key, [None] * (results["config"]["experiment"]["num_epochs"] + 1))
 
@@ -77,10 +77,12 @@ def put_record(results: dict[str, Any], point: Point, record: dict[str, Any]) ->
     series = series_of(results, point)
     if record["diverged"]:
         series["diverged_epoch"] = point.epoch
+    unmeasured = [None] * len(series["train_loss"])
     for parameter, axes in record["kappa"].items():
         for axis, kappa in axes.items():
-            epochs = series["kappa"].setdefault(parameter, {}).setdefault(axis, [None] * len(series["train_loss"]))
-            epochs[point.epoch] = kappa
+            series["kappa"].setdefault(parameter, {}).setdefault(axis, [*unmeasured])[point.epoch] = kappa
+    for parameter, cosine in record["cosine"].items():
+        series["cosine"].setdefault(parameter, [*unmeasured])[point.epoch] = cosine
 
 
 def put_llc(results: dict[str, Any], point: Point, estimate: LLCEstimate) -> None:

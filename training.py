@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 FINITE_CHECK_PERIOD = 50  # steps between looks at the loss: each look waits for the device
+WATCH_PERIOD = 10  # steps between looks at what the optimizer shows of itself: each costs about a step of NGD
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class EpochRecord:
     val_accuracy: float | None  # in [0, 1]
     update_norm: float | None  # mean over steps of the sum over tensors of ‖Δw‖₂
     kappa: dict[str, dict[str, float]] = field(default_factory=dict)  # parameter → axis → mean smoothing κ (NGD)
+    cosine: dict[str, float] = field(default_factory=dict)  # parameter → mean cosine of direction and gradient (NGD)
     num_skipped_updates: int = 0  # tensors left as they were because their gradient was not finite (NGD), so far
     num_restarts: int = 0  # tensors whose direction was not finite and whose factors started anew (NGD), so far
     diverged: bool = False  # a loss was not finite; the other numbers are then None
@@ -78,8 +80,9 @@ def train(
 
     Args:
         model: Any module from inputs to what `loss_fn` takes.
-        optimizer: Any `torch.optim.Optimizer` over the model's parameters. One that has `kappa(parameter)` and
-            `num_skipped_updates`, as `ngd.NGD` has, gets them recorded.
+        optimizer: Any `torch.optim.Optimizer` over the model's parameters. One that has `kappa(parameter)`,
+            `cosine(parameter)` and `num_skipped_updates`, as `ngd.NGD` has, gets them recorded, the first two every
+            tenth step.
         data: `.train` and `.test`, each (inputs (n, …), labels (n,)) on the model's device.
         epochs: Number of epochs to train now.
         batch_size: Images a step; the last batch of an epoch may be smaller.
@@ -147,7 +150,7 @@ def _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, descrip
     inputs, labels = data.train
     model.train()
     params = [p for p in model.parameters() if p.requires_grad]
-    losses, norms, kappas = [], [], _KappaMeans(model, optimizer)
+    losses, norms, watch = [], [], _Watch(model, optimizer)
     batches = torch.randperm(len(labels), generator=generator).to(labels.device).split(batch_size)
     # A model's own randomness (dropout) starts from the generator's state too, so that a restart repeats it.
     devices = [labels.device] if labels.device.type == "cuda" else []
@@ -157,13 +160,17 @@ def _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, descrip
             optimizer.zero_grad()
             loss = loss_fn(model(inputs[index]), labels[index])
             loss.backward()
+            watched = step % WATCH_PERIOD == 0
+            if watched:
+                watch.before_step()
             before = [p.detach().clone() for p in params]
             optimizer.step()
+            if watched:
+                watch.after_step()
             losses.append(loss.detach())
             norms.append(
                 torch.stack(torch._foreach_norm(torch._foreach_sub([p.detach() for p in params], before))).sum()
             )
-            kappas.add()
             if step % FINITE_CHECK_PERIOD == 0:
                 bar.set_postfix(loss=f"{losses[-1].item():.4f}", refresh=False)
                 if not losses[-1].isfinite():
@@ -184,7 +191,7 @@ def _train_epoch(model, optimizer, data, batch_size, generator, loss_fn, descrip
     tqdm.write(
         f"{description}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, accuracy {val_accuracy:.2%}"
     )
-    return EpochRecord(train_loss, val_loss, val_accuracy, update_norm, kappas.means(), **counts)
+    return EpochRecord(train_loss, val_loss, val_accuracy, update_norm, watch.kappa, watch.cosine, **counts)
 
 
 def _seed_from(generator: torch.Generator) -> int:
@@ -194,23 +201,36 @@ def _seed_from(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=copy))
 
 
-class _KappaMeans:
-    """Mean of every κ an optimizer shows, read after each step of an epoch that left one."""
+class _Watch:
+    """Means over an epoch of what an optimizer shows of itself: κ by parameter and axis, cosine by parameter."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
-        self.kappa = getattr(optimizer, "kappa", None)
-        self.params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.values: dict[str, dict[str, list[Tensor]]] = {}
+        nothing = lambda param: {}  # noqa: E731
+        self._kappa_of, self._cosine_of = getattr(optimizer, "kappa", nothing), getattr(optimizer, "cosine", None)
+        self._params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._kappas: dict[tuple[str, str], list[Tensor]] = {}
+        self._cosines: dict[str, list[Tensor]] = {}
 
-    def add(self) -> None:
-        if self.kappa is None:
-            return
-        for name, param in self.params.items():
-            for axis, kappa in self.kappa(param).items():
-                self.values.setdefault(name, {}).setdefault(str(axis), []).append(kappa)
+    def before_step(self) -> None:
+        """Reads the cosines, which belong to the gradients that the coming step will use."""
+        for name, param in self._params.items() if self._cosine_of else ():
+            if param.grad is not None:
+                self._cosines.setdefault(name, []).append(self._cosine_of(param))
 
-    def means(self) -> dict[str, dict[str, float]]:
-        return {
-            name: {axis: torch.stack(values).double().mean().item() for axis, values in axes.items()}
-            for name, axes in self.values.items()
-        }
+    def after_step(self) -> None:
+        for name, param in self._params.items():
+            for axis, kappa in self._kappa_of(param).items():
+                self._kappas.setdefault((name, str(axis)), []).append(kappa)
+
+    @property
+    def kappa(self) -> dict[str, dict[str, float]]:
+        means: dict[str, dict[str, float]] = {}
+        for (name, axis), values in self._kappas.items():
+            means.setdefault(name, {})[axis] = torch.stack(values).double().mean().item()
+        return means
+
+    @property
+    def cosine(self) -> dict[str, float]:
+        """Over the steps whose gradient was not zero; parameters without any are left out."""
+        means = {name: torch.stack(values).double().nanmean().item() for name, values in self._cosines.items()}
+        return {name: mean for name, mean in means.items() if math.isfinite(mean)}

@@ -12,6 +12,7 @@ from architectures import DLNN, FFNN, LeNet5
 from data_files import ensure_data_files, import_torchvision
 from experiment_config import Config, load_config
 from figures import (
+    cosine_figure,
     hessian_trace_figure,
     kappa_figure,
     llc_against_loss_figure,
@@ -31,10 +32,11 @@ from training import evaluate, train
 from utils_hessian_fim import hessian_trace
 
 __all__ = [
-    "DLNN", "FFNN", "NGD", "Config", "DataSplits", "LeNet5", "TensorData", "calibrate", "estimate_llcs",
-    "evaluate", "hessian_trace", "hessian_trace_figure", "kappa_figure", "llc_against_loss_figure", "llc_figure",
-    "llc_grid", "llc_grid_figure", "load_config", "load_data", "loss_figure", "model_figures", "rescaling_figure",
-    "running_mean_figure", "train", "update_norm_figure", "verdicts", "wbic_figure", "write_figs_to_html",
+    "DLNN", "FFNN", "NGD", "Config", "DataSplits", "LeNet5", "TensorData", "calibrate", "cosine_figure",
+    "estimate_llcs", "evaluate", "hessian_trace", "hessian_trace_figure", "kappa_figure", "llc_against_loss_figure",
+    "llc_figure", "llc_grid", "llc_grid_figure", "load_config", "load_data", "loss_figure", "model_figures",
+    "rescaling_figure", "running_mean_figure", "train", "update_norm_figure", "verdicts", "wbic_figure",
+    "write_figs_to_html",
 ]  # fmt: skip
 
 # Published mean and standard deviation of the training images, one a channel, in pixel values from 0 to 1.

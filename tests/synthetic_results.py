@@ -110,6 +110,8 @@ def diverge(results, title, optimizer, epoch):
     for by_axis in series["kappa"].values():
         for values in by_axis.values():
             values[epoch:] = [None] * len(values[epoch:])
+    for values in series["cosine"].values():
+        values[epoch:] = [None] * len(values[epoch:])
 
 
 def set_final(results, title, optimizer, **values):
@@ -159,6 +161,7 @@ def _series(rng, results, optimizer, traces, title):
         trace = _measure(rng, results, series, optimizer, e, float(loss[e]) * 0.97, sampler, experiment["hessian"])
         traces[title, optimizer, e] = trace
     series["kappa"] = _kappa(rng, first, last) if optimizer == "ngd" else {}
+    series["cosine"] = _cosine(rng, first, last) if optimizer == "ngd" else {}
     return series
 
 
@@ -202,6 +205,10 @@ def _kappa(rng, first, last):
         }
         for name, axes in PARAMETERS.items()
     }
+
+
+def _cosine(rng, first, last):
+    return {name: [None] * (first + 1) + list(rng.uniform(0.2, 0.6, size=last - first)) for name in PARAMETERS}
 
 
 def _share_checkpoint(optimizers, cut_off):

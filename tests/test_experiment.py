@@ -94,7 +94,7 @@ def test_swap_shares_the_checkpoint_at_the_cut_off_and_only_that(swap):
     _, results = swap
     sgd, ngd = series(results, "sgd"), series(results, "ngd")
     for name, values in sgd.items():
-        if name in ("kappa", "diverged_epoch"):
+        if name in ("kappa", "cosine", "diverged_epoch"):
             continue
         assert ngd[name][0] is None
         assert ngd[name][1] == values[1]
@@ -107,13 +107,16 @@ def test_every_series_is_measured_at_every_epoch(swap):
     sgd = series(results, "sgd")
     never_at_0 = {"update_norm"}
     for name, values in sgd.items():
-        if name not in ("kappa", "diverged_epoch", "llc_rhat"):
+        if name not in ("kappa", "cosine", "diverged_epoch", "llc_rhat"):
             assert len(values) == 3
             assert [v is None for v in values] == [name in never_at_0, False, False], name
     kappa = series(results, "ngd")["kappa"]
     assert set(kappa) == {"layers.1.weight", "layers.1.bias", "layers.3.weight", "layers.3.bias"}
     assert [v is None for v in kappa["layers.1.weight"]["1"]] == [True, True, False]
-    assert sgd["kappa"] == {}
+    assert sgd["kappa"] == sgd["cosine"] == {}
+    cosines = series(results, "ngd")["cosine"]
+    assert set(cosines) == set(kappa)
+    assert all(values[:2] == [None, None] and 0 < values[2] <= 1 for values in cosines.values())
 
 
 def test_traces_are_kept_once_for_each_measured_checkpoint(swap):

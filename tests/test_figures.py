@@ -11,7 +11,7 @@ from figure_style import COLOURS
 from figures import model_figures
 
 TITLE = "FFNN 2 HL, 256 HN"
-ALL = ["loss", "update-norm", "llc", "wbic", "running-mean", "hessian-trace", "kappa", "llc-against-loss"]
+ALL = ["loss", "update-norm", "llc", "wbic", "running-mean", "hessian-trace", "kappa", "cosine", "llc-against-loss"]
 
 
 def by_key(results, traces, title=TITLE):
@@ -46,7 +46,7 @@ def test_everything_measured_is_drawn_in_the_reports_order(drawn):
     ("options", "missing"),
     [
         ({"hessian": False}, {"hessian-trace"}),
-        ({"optimizers": ("sgd",), "kind": "standard"}, {"kappa"}),
+        ({"optimizers": ("sgd",), "kind": "standard"}, {"kappa", "cosine"}),
         ({"measured": []}, {"llc", "wbic", "running-mean", "hessian-trace", "llc-against-loss"}),
     ],
 )
@@ -64,7 +64,7 @@ def test_robustness_is_drawn_before_the_hessian_trace_where_it_was_measured():
 
 def test_sgd_is_blue_and_ngd_red_in_every_figure(drawn):
     for key, figure in drawn.items():
-        if key == "kappa":
+        if key in ("kappa", "cosine"):
             continue
         for trace in figure.data:
             assert trace.line.color == COLOURS[trace.name[:3].lower()], (key, trace.name)
@@ -211,6 +211,12 @@ def test_kappa_has_a_line_a_tensor_axis_and_one_legend_entry_a_tensor(drawn):
     assert figure.layout.yaxis.type == "log"
 
 
+def test_cosine_has_a_line_a_tensor_between_nought_and_one(drawn):
+    figure = drawn["cosine"]
+    assert len(figure.data) == len({trace.name for trace in figure.data}) == 6
+    assert tuple(figure.layout.yaxis.range) == (0, 1.05)
+
+
 def test_nothing_in_a_title_or_a_parameters_name_is_read_as_a_tag():
     evil = "<a href='javascript:alert(1)'>model</a>"
     results, traces = synthetic_run(titles=(evil,))
@@ -227,7 +233,7 @@ def test_a_diverged_optimizer_leaves_the_other_ones_figures():
     diverge(results, TITLE, "ngd", 1)
     traces = {key: trace for key, trace in traces.items() if key[1] == "sgd" or key[2] < 1}
     drawn = by_key(results, traces)
-    assert list(drawn) == [key for key in ALL if key != "kappa"]
+    assert list(drawn) == [key for key in ALL if key not in ("kappa", "cosine")]
     assert len(drawn["update-norm"].data) == 1
     diverge(results, TITLE, "sgd", 0)
     diverge(results, TITLE, "ngd", 0)

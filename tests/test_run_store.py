@@ -27,7 +27,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(store):
         "empty": torch.zeros(0), "double": torch.randn(2, dtype=torch.float64),
         "generator": torch.Generator().get_state(),
     }  # fmt: skip
-    record = {"train_loss": 0.1 + 0.2, "diverged": False, "kappa": {"weight": {"0": 1e-30}}}
+    record = {"train_loss": 0.1 + 0.2, "diverged": False, "kappa": {"weight": {"0": 1e-30}}, "cosine": {"weight": 0.5}}
     store.save_checkpoint(POINT, Checkpoint(tensors, record))
     there = store.load_checkpoint(POINT)
     assert there.record == record

@@ -84,7 +84,21 @@ def test_an_optimizer_that_shows_kappa_has_its_epoch_means_recorded(small):
 
 def test_sgd_shows_no_kappa(small):
     model, optimizer = model_and(torch.optim.SGD, lr=0.01)
-    assert train(model, optimizer, small, 1, BATCH_SIZE, shuffling()).records[0].kappa == {}
+    (record,) = train(model, optimizer, small, 1, BATCH_SIZE, shuffling()).records
+    assert (record.kappa, record.cosine) == ({}, {})
+
+
+def test_cosines_belong_to_the_steps_that_were_taken(small):
+    """With one step an epoch and lr 1, the step is what the weights moved by."""
+    model, optimizer = model_and(NGD, lr=1.0, alpha=0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    ((record,), _) = train(model, optimizer, small, 1, 600, shuffling())
+    for name, param in model.named_parameters():
+        step = before[name] - param.detach()
+        expected = torch.nn.functional.cosine_similarity(step.flatten(), param.grad.flatten(), dim=0)
+        assert record.cosine[name] == pytest.approx(expected.item(), abs=1e-4)
+        # The start knows this gradient alone: a bias, one row, is an eigenvector of its F and keeps its direction.
+        assert (record.cosine[name] > 0.999) == name.endswith("bias")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_recorded(small):
@@ -124,7 +138,7 @@ def test_kappa_means_are_over_the_steps_that_have_one(small):
     shown = iter([{}, {0: torch.tensor(1.0)}, {}, {0: torch.tensor(3.0)}])
     bias = model.layers[1].bias
     optimizer.kappa = lambda param: next(shown, {}) if param is bias else {}
-    (record,) = train(model, optimizer, small, 1, 150, shuffling()).records  # four steps
+    (record,) = train(model, optimizer, small, 1, 15, shuffling()).records  # forty steps, four looks
     assert record.kappa == {"layers.1.bias": {"0": 2.0}}
 
 
