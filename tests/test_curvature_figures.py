@@ -1,0 +1,183 @@
+"""Do the figures of curvature show the numbers that they are given, one epoch at a time, and say in which units?"""
+
+import json
+
+import numpy as np
+import pytest
+
+import curvature_figures
+from curvature_figures import (
+    density_figure,
+    fisher_histogram_figure,
+    quadratic_llc_figure,
+    rank_figure,
+    three_way_figure,
+    top_eigenvalues_figure,
+)
+from figure_style import COLOURS
+
+TITLE = "FFNN 2 HL, 256 HN"
+GRID = np.linspace(-1, 9, 50)
+
+
+def lists(value, first=0, count=6):
+    return [None if epoch < first else value(epoch) for epoch in range(count)]
+
+
+@pytest.fixture
+def optimizers():
+    """Two optimizers over epochs 0 to 5, NGD from epoch 2 on, SGD's epoch 3 not measured."""
+    found = {}
+    for optimizer, first, scale in (("sgd", 0, 1.0), ("ngd", 2, 2.0)):
+        series = {
+            "spectral_density": lists(lambda e, s=scale: list(s * np.exp(-((GRID - e) ** 2))), first),
+            "top_eigenvalues": lists(lambda e, s=scale: [s * (9 + e), s * 4, s * 0.5], first),
+        }
+        for place, key in enumerate(
+            (
+                "hessian_rank", "hessian_trace", "fisher_trace", "empirical_fisher_trace", "hessian_fisher_distance",
+                "fisher_empirical_distance", "llc", "quadratic_llc", "gauss_newton_llc",
+            )
+        ):  # fmt: skip
+            series[key] = lists(lambda e, s=scale, place=place: s * (10 + e + place), first)
+            series[f"{key}_std_error"] = lists(lambda e: 0.5 + e, first)
+        for values in series.values():
+            values[3] = None if optimizer == "sgd" else values[3]
+        found[optimizer] = series
+    return json.loads(json.dumps(found))  # as they come from results.json
+
+
+def named(figure, name):
+    (trace,) = [trace for trace in figure.data if trace.name == name]
+    return trace
+
+
+def every_figure(optimizers):
+    return [
+        density_figure(TITLE, optimizers, GRID, 1000),
+        top_eigenvalues_figure(TITLE, optimizers),
+        rank_figure(TITLE, optimizers, "h_max/1000"),
+        fisher_histogram_figure(TITLE, {name: np.array([1e-6, 1e-3, 0.0]) for name in optimizers}),
+        three_way_figure(TITLE, optimizers),
+        quadratic_llc_figure(TITLE, optimizers, 26.4, 100),
+    ]
+
+
+def test_the_slider_shows_one_epoch_at_a_time_of_both_optimizers(optimizers):
+    figure = density_figure(TITLE, optimizers, GRID, 1000)
+    (slider,) = figure.layout.sliders
+    assert [step.label for step in slider.steps] == ["0", "1", "2", "3", "4", "5"]
+    for epoch, step in enumerate(slider.steps):
+        shown = [trace for trace, on in zip(figure.data, step.args[0]["visible"], strict=True) if on]
+        measured = [name for name in optimizers if optimizers[name]["spectral_density"][epoch] is not None]
+        assert [trace.name for trace in shown] == [name.upper() for name in measured]
+        for name, trace in zip(measured, shown, strict=True):
+            np.testing.assert_array_equal(trace.y, optimizers[name]["spectral_density"][epoch])
+            np.testing.assert_array_equal(trace.x, GRID)
+    assert [trace.visible for trace in figure.data] == slider.steps[slider.active].args[0]["visible"]
+
+
+def test_the_density_is_on_a_log_axis_down_to_a_single_eigenvalue(optimizers):
+    figure = density_figure(TITLE, optimizers, GRID, 1000)
+    low, high = figure.layout.yaxis.range
+    top = max(max(d) for series in optimizers.values() for d in series["spectral_density"] if d)
+    assert figure.layout.yaxis.type == "log"
+    assert 10**low == pytest.approx(top / 10_000)
+    assert 10**high > top
+
+
+def test_the_legend_of_the_density_stays_away_from_the_slider(optimizers):
+    """Which is below the plot."""
+    figure = density_figure(TITLE, optimizers, GRID, 1000)
+    assert figure.layout.legend.yref == "paper"
+    assert figure.layout.legend.y > 1
+    assert figure.layout.sliders[0].y == 0
+    assert figure.layout.sliders[0].yanchor == "top"
+
+
+def test_every_eigenvalue_has_a_line_and_each_optimizer_one_entry_in_the_legend(optimizers):
+    figure = top_eigenvalues_figure(TITLE, optimizers)
+    assert len(figure.data) == 6
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["SGD, 3 largest", "NGD, 3 largest"]
+    np.testing.assert_array_equal(figure.data[0].y, [9, 10, 11, np.nan, 13, 14])
+    np.testing.assert_array_equal(figure.data[3].y, [np.nan, np.nan, 22, 24, 26, 28])
+    assert figure.layout.yaxis.type == "log"
+
+
+def test_ranks_have_95_percent_intervals_and_the_axis_names_the_threshold(optimizers):
+    figure = rank_figure(TITLE, optimizers, "h_max/1000", swap_epoch=2)
+    trace = named(figure, "SGD")
+    np.testing.assert_array_equal(trace.y, [10, 11, 12, np.nan, 14, 15])
+    np.testing.assert_allclose(trace.error_y.array, 1.96 * np.array([0.5, 1.5, 2.5, np.nan, 4.5, 5.5]))
+    assert "above h_max/1000" in figure.layout.yaxis.title.text
+    assert "swap after epoch 2" in [annotation.text for annotation in figure.layout.annotations]
+
+
+def test_the_histogram_counts_every_positive_weight_and_names_the_zeros():
+    rng = np.random.default_rng(0)
+    diagonals = {"sgd": np.append(10 ** rng.normal(-5, 1, 300), np.zeros(100)), "ngd": 10 ** rng.normal(-3, 1, 50)}
+    figure = fisher_histogram_figure(TITLE, diagonals, num_bins=20)
+    sgd, ngd = figure.data
+    assert (sgd.name, ngd.name) == ("SGD (25 % are exactly 0)", "NGD")
+    assert sum(sgd.y) == pytest.approx(75)
+    assert sum(ngd.y) == pytest.approx(100)
+    np.testing.assert_array_equal(sgd.x, ngd.x)
+    peak = sgd.x[np.argmax(sgd.y)]
+    assert 1e-6 < peak < 1e-4
+    assert figure.layout.xaxis.type == "log"
+
+
+def test_three_traces_and_two_distances_of_each_optimizer(optimizers):
+    figure = three_way_figure(TITLE, optimizers)
+    left = [trace.name for trace in figure.data if trace.xaxis == "x"]
+    right = [trace.name for trace in figure.data if trace.xaxis == "x2"]
+    matrices = ("Hessian", "Fisher", "empirical Fisher")
+    assert left == [f"{name}, {matrix}" for name in ("SGD", "NGD") for matrix in matrices]
+    assert len(right) == 4
+    np.testing.assert_array_equal(named(figure, "NGD, Fisher").y, [np.nan, np.nan, 28, 30, 32, 34])
+    assert len({trace.line.dash for trace in figure.data[:3]}) == 3
+
+
+def test_the_prediction_stands_beside_the_measured_llc_with_its_settings(optimizers):
+    figure = quadratic_llc_figure(TITLE, optimizers, nbeta=26.4, localization=100)
+    assert figure.layout.yaxis.title.text == "LLC λ̂ (nβ = 26.4, γ = 100)"
+    measured, predicted = named(figure, "SGD, measured"), named(figure, "SGD, quadratic, Hessian")
+    np.testing.assert_array_equal(np.subtract(predicted.y, measured.y), [1, 1, 1, np.nan, 1, 1])
+    del optimizers["ngd"]["gauss_newton_llc"]
+    assert len(quadratic_llc_figure(TITLE, optimizers, 26.4, 100).data) == 5
+
+
+def test_a_log_axis_ends_where_the_values_do_also_where_an_interval_reaches_below_zero(optimizers):
+    for epoch in range(3):
+        optimizers["sgd"]["hessian_trace"][epoch] = 0.1
+        optimizers["sgd"]["hessian_trace_std_error"][epoch] = 1.0
+    axis = three_way_figure(TITLE, optimizers).layout.yaxis
+    assert axis.type == "log"
+    assert 0.01 < 10 ** axis.range[0] < 0.1
+
+
+def test_colours_titles_and_axes_are_those_of_the_report(optimizers):
+    for figure in every_figure(optimizers):
+        assert TITLE in figure.layout.title.text
+        assert all(axis.title.text for axis in (*figure.select_xaxes(), *figure.select_yaxes()))
+        for trace in figure.data:
+            assert trace.line.color == COLOURS[trace.name[:3].lower()]
+
+
+def test_what_was_not_measured_is_not_drawn():
+    nothing = {"sgd": {"llc": [None, None]}, "ngd": {}}
+    for figure in (
+        density_figure(TITLE, nothing, GRID, 1000),
+        top_eigenvalues_figure(TITLE, nothing),
+        rank_figure(TITLE, nothing, "0.1"),
+        fisher_histogram_figure(TITLE, {"sgd": np.zeros(3)}),
+        fisher_histogram_figure(TITLE, {}),
+        three_way_figure(TITLE, nothing),
+        quadratic_llc_figure(TITLE, nothing, 1, 1),
+    ):
+        assert not figure.data
+
+
+def test_a_name_of_a_model_cannot_bring_markup_into_the_page():
+    figure = curvature_figures.rank_figure("<script>", {}, "0.1")
+    assert "<script>" not in figure.layout.title.text
