@@ -42,6 +42,7 @@ lint: venv-dev  ## check style, and that notebooks carry no outputs
 
 bench: venv-dev  ## time training and sampling against their peers, check LLCs against exact values (half an hour)
 	$(BIN)/python benchmarks/training_speed.py
+	$(QUIET_BARS) $(BIN)/python benchmarks/ngd_speed.py
 	$(BIN)/python benchmarks/llc_speed.py
 	$(QUIET_BARS) $(BIN)/python benchmarks/llc_accuracy.py
 

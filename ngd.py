@@ -124,8 +124,8 @@ def updated_factors(
     low_rank, full_rank = old[:, None] * eigenvalues, old[:, None] * floor[:, None]
 
     # Y, with R Rᵀ = I taken for granted, as in the published code.
-    y = gain * torch.stack([axis.projections.T @ axis.rows for axis in seen])
-    y += (low_rank + full_rank)[..., None] * basis  # (k, R, D)
+    y = torch.stack([axis.projections.T @ axis.rows for axis in seen])
+    y.mul_(gain).addcmul_((low_rank + full_rank)[..., None], basis)  # (k, R, D)
     if arithmetic == "published":
         matrix = y @ y.mT
         squares, rotation = _eigh(matrix)
@@ -133,9 +133,9 @@ def updated_factors(
         basis = (rotation / ritz[:, None]).mT @ y
     else:
         q = orthonormal_rows(y)
-        matrix = gain * torch.stack([(x_q := axis.rows @ q_k.T).T @ x_q for axis, q_k in zip(seen, q, strict=True)])
+        matrix = torch.stack([(x_q := linear(axis.rows, q_k)).T @ x_q for axis, q_k in zip(seen, q, strict=True)])
         basis_q = basis @ q.mT  # (k, R, R)
-        matrix += basis_q.mT @ (low_rank[..., None] * basis_q)
+        matrix.mul_(gain).baddbmm_(basis_q.mT, low_rank[..., None] * basis_q)
         matrix.diagonal(dim1=-2, dim2=-1).add_(full_rank)  # Q T Qᵀ
         ritz, rotation = _eigh(matrix)
         basis = rotation.mT @ q
@@ -468,7 +468,8 @@ class NGD(torch.optim.Optimizer):
         (x,), units, _ = prescaled(_decayed([param], group))
         square = (units[0] * _norms([x])[0]) ** 2
         turned = precondition(x.clone(), square, _factors(self.state.get(param, {}), param.ndim), group, None)
-        return (x * turned).sum(dtype=torch.float64) / (_norms([x]) * _norms([turned]))[0]
+        x, turned = x.double().flatten(), turned.double().flatten()
+        return (x @ turned / (x.norm() * turned.norm())).clamp(-1, 1)
 
     def _group_of(self, param: Tensor) -> dict:
         for group in self.param_groups:

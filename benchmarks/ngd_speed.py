@@ -113,7 +113,9 @@ def multiplications(contender: Contender) -> tuple[float, float]:
 
 def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {REPEATS} repeats of {PERIOD} steps")
+    print(
+        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {REPEATS} repeats of {PERIOD} steps"
+    )
     print("| model | weights | SGD step, ms | stable ÷ SGD | published ÷ SGD | counted in multiplications |")
     print("| --- | --- | --- | --- | --- | --- |")
     splits = []

@@ -37,7 +37,7 @@ def test_eval_ngd_sgd_runs_on_a_small_real_config(data_root, tmp_path):
     )  # fmt: skip
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
-    assert len(figures) == 11  # eight of the trajectories, grid, rescaling, calibration
+    assert len(figures) == 12  # nine of the trajectories, grid, rescaling, calibration
     text = "".join(output.get("text", "") for output in outputs)
     assert "admissible" in text
     assert f"report: {tmp_path / 'run' / 'report.html'}" in text

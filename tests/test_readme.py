@@ -56,10 +56,23 @@ def test_the_example_of_an_own_model_and_optimizer_runs(data_root, tmp_path):
     assert results["models"]["My model"]["optimizers"]["ngd"]["llc"][2] is not None
 
 
-def test_the_example_of_an_estimate_has_five_lines_and_runs(capsys):
+def small_problem():
     torch.manual_seed(0)
-    names = {"model": FFNN(4, 1, (1, 4, 4)), "inputs": torch.randn(200, 1, 4, 4), "labels": torch.randint(10, (200,))}
-    assert len(EXAMPLES[1].strip().splitlines()) == 5
+    inputs, labels = torch.randn(200, 1, 4, 4), torch.randint(10, (200,))
+    return {"torch": torch, "model": FFNN(4, 1, (1, 4, 4)), "inputs": inputs, "labels": labels}
+
+
+def test_the_example_of_ngd_takes_a_step_and_shows_it(capsys):
+    names = small_problem()
+    before = [p.detach().clone() for p in names["model"].parameters()]
     exec(EXAMPLES[1], names)
+    assert not any(map(torch.equal, before, names["model"].parameters()))
+    assert capsys.readouterr().out.count("cosine to the gradient ") == len(before)
+
+
+def test_the_example_of_an_estimate_has_five_lines_and_runs(capsys):
+    names = small_problem()
+    assert len(EXAMPLES[2].strip().splitlines()) == 5
+    exec(EXAMPLES[2], names)
     assert names["e"].trace.shape == (4, 1000)
     assert "drift" in capsys.readouterr().out
