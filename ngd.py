@@ -46,6 +46,7 @@ class Seen(NamedTuple):
     """What the direction along one axis leaves for the factor's update."""
 
     axis: int
+    factor: FisherFactor  # not stacked
     rows: Float[Tensor, "N D"]  # X up to a factor
     projections: Float[Tensor, "N R"]  # X Rᵀ, up to the same factor
     mean_square: Float64[Tensor, ""]  # tr XᵀX / N, in units of gradient²
@@ -87,19 +88,12 @@ def orthonormal_rows(y: Float[Tensor, "k R D"]) -> Float[Tensor, "k R D"]:
         lower, _ = torch.linalg.cholesky_ex(wide @ wide.mT)
         pivots = lower.diagonal(dim1=-2, dim2=-1)
         if bool((pivots.amin(-1) > 1e-5 * pivots.amax(-1)).all()):  # not where the factorisation failed
-            return torch.linalg.solve_triangular(lower, wide, upper=False).to(y.dtype)
+            return torch.linalg.solve_triangular(lower.mT, wide.mT, upper=True, left=False).mT.to(y.dtype)
     return torch.linalg.qr(y.mT).Q.mT
 
 
 def updated_factors(
-    seen: Sequence[Seen],
-    factors: FisherFactor,
-    *,
-    alpha: float,
-    eta: float,
-    epsilon: float,
-    delta: float,
-    arithmetic: str,
+    seen: Sequence[Seen], *, alpha: float, eta: float, epsilon: float, delta: float, arithmetic: str
 ) -> tuple[FisherFactor, Bool[Tensor, "k"]]:
     """The factors of k axes of one size after seeing X: their low-rank part moves towards T = η XᵀX/N + (1 − η) F.
 
@@ -109,9 +103,9 @@ def updated_factors(
     d and ρ are floored at max(ε, δ·largest Ritz value) after d was computed with the unfloored ρ.
 
     Returns:
-        The factors, and which of them are finite.
+        The factors, stacked, and which of them are finite.
     """
-    basis, eigenvalues, floor, unit, _ = factors
+    basis, eigenvalues, floor, unit, _ = map(torch.stack, zip(*(axis.factor for axis in seen), strict=True))
     (rank, dim), dtype = basis.shape[-2:], basis.dtype
     new = eta * torch.stack([axis.mean_square for axis in seen])
     old = (1 - eta) * unit.double().square()  # tr T = new + old
@@ -124,7 +118,9 @@ def updated_factors(
     low_rank, full_rank = old[:, None] * eigenvalues, old[:, None] * floor[:, None]
 
     # Y, with R Rᵀ = I taken for granted, as in the published code.
-    y = torch.stack([axis.projections.T @ axis.rows for axis in seen])
+    y = torch.empty_like(basis)
+    for y_k, axis in zip(y, seen, strict=True):
+        torch.mm(axis.projections.T, axis.rows, out=y_k)
     y.mul_(gain).addcmul_((low_rank + full_rank)[..., None], basis)  # (k, R, D)
     if arithmetic == "published":
         matrix = y @ y.mT
@@ -153,12 +149,21 @@ def updated_factors(
 
 def _eigh(matrices: Float[Tensor, "k R R"]) -> tuple[Float[Tensor, "k R"], Float[Tensor, "k R R"]]:
     """Eigenvalues, ascending, and eigenvectors; of what is not finite, which LAPACK refuses, some or other ones."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # LAPACK gains nothing from threads at 80 × 80, and waits for them on a busy machine
-    try:
-        return torch.linalg.eigh(torch.nan_to_num(matrices, nan=0.0, posinf=0.0, neginf=0.0))
-    finally:
-        torch.set_num_threads(num_threads)
+    return torch.linalg.eigh(torch.nan_to_num(matrices, nan=0.0, posinf=0.0, neginf=0.0))
+
+
+def updated_together(seen: Sequence[Seen], **how) -> tuple[list[FisherFactor], Bool[Tensor, "k"]]:
+    """`updated_factors` of axes of several sizes, in the order given: those of one size go together."""
+    places_of = defaultdict(list)
+    for place, axis in enumerate(seen):
+        places_of[axis.factor.basis.shape].append(place)
+    found = {}
+    for places in places_of.values():
+        stacked, fine = updated_factors([seen[place] for place in places], **how)
+        each = zip(*(field.unbind() for field in stacked), strict=True)
+        found |= {place: (FisherFactor(*fields), ok) for place, fields, ok in zip(places, each, fine, strict=True)}
+    factors, fine = zip(*(found[place] for place in range(len(seen))), strict=True)
+    return list(factors), torch.stack(fine)
 
 
 def initial_basis(rank: int, dim: int, like: Tensor) -> Float[Tensor, "R D"]:
@@ -186,13 +191,15 @@ def started_factor(
     """
     dtype, rows, dim = rows.dtype, rows.double(), rows.shape[1]
     square = torch.full_like(mean_square, epsilon) if epsilon else 1e-6 / dim * mean_square
-    share = rows.new_ones(1, rank) / (rank + dim)
-    unit = (square * (rank + dim)).sqrt()[None]
-    factor = FisherFactor(initial_basis(rank, dim, rows)[None], share, share[:, 0], unit, share)
+    share = rows.new_ones(rank) / (rank + dim)
+    unit = (square * (rank + dim)).sqrt()
+    factor = FisherFactor(initial_basis(rank, dim, rows), share, share[0], unit, share)
     for _ in range(NUM_INITIAL_UPDATES):
-        seen = Seen(0, rows, rows @ factor.basis[0].T, mean_square)
-        factor, _ = updated_factors([seen], factor, epsilon=epsilon, **how)
-    return FisherFactor(*(field[0].to(dtype) for field in factor))
+        stacked, _ = updated_factors(
+            [Seen(0, factor, rows, rows @ factor.basis.T, mean_square)], epsilon=epsilon, **how
+        )
+        factor = FisherFactor(*(field[0] for field in stacked))
+    return FisherFactor(*(field.to(dtype) for field in factor))
 
 
 def precondition(
@@ -223,7 +230,7 @@ def precondition(
         projections = linear(rows, basis)  # X Rᵀ
         out = rows
         if seen is not None:
-            seen.append(Seen(axis, rows, projections, square / len(rows)))
+            seen.append(Seen(axis, factors[axis], rows, projections, square / len(rows)))
             out = torch.empty_like(rows)
         torch.addmm(rows, projections * factors[axis].shrinkage, basis, alpha=-1, out=out)  # X − X Rᵀ E R
         x = _from_rows(out, axis, x.shape)
@@ -391,33 +398,27 @@ class NGD(torch.optim.Optimizer):
         scaled, units, finite = prescaled(gradients)
         sizes = _norms(scaled)
         norms = units * sizes
-        turned, seen_by_size = [], defaultdict(list)
-        for x, square, state in zip(scaled, (norms**2).unbind(), states, strict=True):
+        turned, seen, owners = [], [], []  # owners: the position of the parameter whose axis was seen
+        for i, (x, square, state) in enumerate(zip(scaled, (norms**2).unbind(), states, strict=True)):
             t = int(state["step"])
-            seen = [] if t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0 else None
-            factors = _factors(state, x.ndim)
-            turned.append(precondition(x, square, factors, group, seen))
-            for axis in seen or ():
-                factor = factors[axis.axis]
-                seen_by_size[factor.basis.shape].append((len(turned) - 1, axis, factor))
+            update = t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0
+            turned.append(precondition(x, square, _factors(state, x.ndim), group, seen if update else None))
+            owners += [i] * (len(seen) - len(owners))
         torch._foreach_add_([state["step"] for state in states], 1)
         turned_sizes = _norms(turned)
         # An entry of the direction may be as large as the norm, which then has to be a number of this type.
         sound = finite & (torch.maximum(norms, turned_sizes) < torch.finfo(gradients[0].dtype).max)
-        updates, all_fine = [], []  # updates: (position of the parameter, axis, new factor)
-        for members in seen_by_size.values():
-            positions, seen, factors = zip(*members, strict=True)
-            stacked = FisherFactor(*map(torch.stack, zip(*factors, strict=True)))
-            new, fine = updated_factors(seen, stacked, **_how(group))
-            each = (FisherFactor(*fields) for fields in zip(*(field.unbind() for field in new), strict=True))
-            updates += zip(positions, (axis.axis for axis in seen), each, strict=True)
-            all_fine.append(fine)
-        all_sound = _holds(torch.cat([sound, *all_fine]))
+        factors, fine = updated_together(seen, **_how(group)) if seen else ([], finite[:0])
+        all_sound = _holds(torch.cat([sound, fine]))
+        updates = [(states[i], axis.axis, factor) for i, axis, factor in zip(owners, seen, factors, strict=True)]
         if not all_sound:
-            for (i, _, _), fine in zip(updates, torch.cat(all_fine) if updates else (), strict=True):
-                sound[i] &= fine
-            updates = [(i, axis, _masked(states[i], axis, new, finite[i], sound[i])) for i, axis, new in updates]
-        _store(states, updates)
+            for i, ok in zip(owners, fine, strict=True):
+                sound[i] &= ok
+            masks = [(finite[i], sound[i]) for i in owners]
+            updates = [
+                (*there, _masked(*there, new, *mask)) for (*there, new), mask in zip(updates, masks, strict=True)
+            ]
+        _store(updates)
         lengths = (norms / torch.where(turned_sizes > 0, turned_sizes, 1.0)).to(gradients[0].dtype).unbind()
         steps = [x.mul_(length).contiguous() for x, length in zip(turned, lengths, strict=True)]
         if not all_sound:
@@ -531,16 +532,16 @@ def _factors(state: dict, num_axes: int) -> dict[int, FisherFactor]:
     }
 
 
-def _store(states: list[dict], updates: list[tuple[int, int, FisherFactor]]) -> None:
-    """Into the memory that a state already has, where it has some: a captured step finds it there again."""
+def _store(updates: list[tuple[dict, int, FisherFactor]]) -> None:
+    """Factors of (state, axis) into the memory they have there already: a captured step finds it again."""
     there, new = [], []
-    for i, axis, factor in updates:
+    for state, axis, factor in updates:
         for key, field in zip(_keys(axis), factor, strict=True):
-            if key in states[i]:
-                there.append(states[i][key])
+            if key in state:
+                there.append(state[key])
                 new.append(field)
             else:
-                states[i][key] = field.clone(memory_format=torch.contiguous_format)
+                state[key] = field.clone(memory_format=torch.contiguous_format)
     if there:
         torch._foreach_copy_(there, new)
 

@@ -338,19 +338,20 @@ def real_gradients(mnist):
     return dict(zip((name for name, _ in LeNet5().named_parameters()), zip(*recorded, strict=True), strict=True))
 
 
-@pytest.mark.parametrize("alpha", [0.1, 4.0])
-def test_directions_along_200_real_gradients_are_those_of_the_plain_transcription(
-    real_gradients, alpha, record_property
+@pytest.mark.parametrize(("alpha", "steps"), [(0.1, 200), (4.0, 60)])
+def test_directions_along_real_gradients_are_those_of_the_plain_transcription(
+    real_gradients, alpha, steps, record_property
 ):
     """Axes of convolutions, and biases. Changing the last bit of each gradient moves the plain directions by up to
     3e-9, so 1e-8 is rounding; float32 and float64 differ by what is recorded."""
     for name, gradients in real_gradients.items():
+        gradients = gradients[:steps]
         plain = PlainNaturalGradient(alpha=alpha, eta=0.9)
         expected = [plain.direction(gradient.double().numpy()) for gradient in gradients]
         double = directions([gradient.double() for gradient in gradients], alpha=alpha, eta=0.9)
         assert max(map(relative_error, double, expected)) < 1e-8
         worst = max(map(relative_error, directions(gradients, alpha=alpha, eta=0.9), expected))
-        record_property(f"alpha {alpha}, float32, worst of 200 steps, {name}", worst)
+        record_property(f"alpha {alpha}, float32, worst of {steps} steps, {name}", worst)
         assert worst < 1e-3
 
 
