@@ -27,7 +27,7 @@ from utils_general import DataSplits, load_data
 
 PROJECT = Path(__file__).parent  # what the config's relative paths are relative to
 RUNS = PROJECT / "experiments" / "ngd_sgd"
-PACKAGES = ("torch", "devinterp", "PyHessian", "numpy", "plotly")
+PACKAGES = ("torch", "devinterp", "numpy", "plotly")
 
 ModelFactories = Mapping[str, Callable[[], nn.Module]]
 OptimizerFactory = Callable[[str, nn.Module, bool], torch.optim.Optimizer]

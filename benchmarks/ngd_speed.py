@@ -1,9 +1,9 @@
 """What does a training step with NGD cost, in steps of `torch.optim.SGD`, and where does the time go?
 
-For each model, at a batch of 128, the optimizers' steps are interleaved in one process, so that all see the same
-machine: run it alone there. Printed are medians over repeats: the step in SGD steps, the same ratio counted in
-multiplications of matrix products (PyTorch's FlopCounterMode; decompositions are not in it), and the split of NGD's
-step by part. `benchmarks/README.md` holds a run.
+A training step is that of `training.train`: take a batch of 128 from data in memory, forward, backward, optimizer. The
+optimizers' steps are interleaved in one process, so that all see the same machine: run it alone there. Printed are
+medians over repeats: the step in SGD steps, the same ratio counted in multiplications of matrix products (PyTorch's
+FlopCounterMode; decompositions are not in it), and the split of NGD's step by part. `benchmarks/README.md` has a run.
 """
 
 import statistics
@@ -20,7 +20,7 @@ from tqdm import tqdm
 import ngd
 from architectures import DLNN, FFNN, LeNet5
 
-BATCH_SIZE, PERIOD, REPEATS = 128, 4, 9
+NUM_IMAGES, BATCH_SIZE, PERIOD, REPEATS = 20_000, 128, 4, 15
 SHARED = {"lr": 1e-3, "momentum": 0.9, "nesterov": True}
 MODELS = {
     "FFNN 1×64": partial(FFNN, 64, 1),
@@ -39,25 +39,23 @@ PARTS = {"prescaled": "scaling", "precondition": "directions", "updated_factors"
 
 
 class Contender:
-    """A model and its optimizer on made-up images: what a step costs does not depend on them."""
+    """A model and its optimizer on made-up images: what a step costs does not depend on what they show."""
 
     def __init__(self, build, make_optimizer, device):
         torch.manual_seed(0)
         self.model = build().to(device)
         self.optimizer = make_optimizer(self.model.parameters())
         channels_and_size = (3, 32, 32) if build is MODELS["LeNet-5, CIFAR-10"] else (1, 28, 28)
-        self.images = torch.randn(8 * BATCH_SIZE, *channels_and_size, device=device)
-        self.labels = torch.randint(10, (8 * BATCH_SIZE,), device=device)
-        self.steps = 0
+        self.images = torch.randn(NUM_IMAGES, *channels_and_size, device=device)
+        self.labels = torch.randint(10, (NUM_IMAGES,), device=device)
 
     def gradient(self):
-        batch = slice(start := self.steps % 8 * BATCH_SIZE, start + BATCH_SIZE)
-        self.steps += 1
+        batch = torch.randint(NUM_IMAGES, (BATCH_SIZE,), device=self.images.device)
         self.optimizer.zero_grad()
         cross_entropy(self.model(self.images[batch]), self.labels[batch]).backward()
 
     def period(self) -> list[float]:
-        """Seconds of forward and backward, and of the optimizer, over steps from one update to the next."""
+        """Seconds of batch, forward and backward, and of the optimizer, over steps from one update to the next."""
         spent = [0.0, 0.0]
         for _ in range(PERIOD):
             for part, work in enumerate((self.gradient, self.optimizer.step)):
@@ -136,9 +134,9 @@ def main() -> None:
             f"| {whole['published'] / whole['sgd']:.2f} | {1 + of_ngd / forward_backward:.2f} |",
             flush=True,
         )
-        split = {"forward and backward": statistics.median(parts[0] for parts in spent["stable"]) / PERIOD}
+        split = {"batch, forward, backward": statistics.median(parts[0] for parts in spent["stable"]) / PERIOD}
         splits.append((title, split | seconds_by_part(contenders["stable"])))
-    names = ["forward and backward", *PARTS.values(), "rest"]
+    names = ["batch, forward, backward", *PARTS.values(), "rest"]
     print(f"\n| ms a step, stable NGD | {' | '.join(names)} |\n| --- |{' --- |' * len(names)}")
     for title, split in splits:
         print(f"| {title} | {' | '.join(f'{split[name] * 1e3:.2f}' for name in names)} |")
