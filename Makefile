@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Bars in a log: a line every ten seconds instead of a redrawn one.
 QUIET_BARS := TQDM_MININTERVAL=10
 
-.PHONY: run test venv venv-dev data lint bench bench-full published schema clean help
+.PHONY: run test venv venv-dev data lint bench bench-full published directions schema clean help
 .DEFAULT_GOAL := help
 
 run: venv  ## execute the notebook with CONFIG and print the report's path
@@ -51,6 +51,11 @@ bench-full: venv-dev  ## exact values up to 10⁶ weights, not run through yet
 
 published: venv  ## reproduce the published swap run: three seeds, both arithmetics (half an hour)
 	$(QUIET_BARS) $(BIN)/python benchmarks/published_swap.py
+
+directions: venv  ## how exact is online NGD? the study notebook and its report (two minutes)
+	mkdir -p build
+	$(QUIET_BARS) $(BIN)/papermill experiments/eval_ngd_directions.ipynb build/eval_ngd_directions.ipynb --cwd experiments \
+		--log-output --no-progress-bar
 
 schema: venv  ## write the config's JSON Schema anew
 	$(BIN)/python -m experiment_config > .schema.json.partial && mv .schema.json.partial args_ngd_sgd.schema.json

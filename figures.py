@@ -84,9 +84,9 @@ CAPTIONS = {
     "departure of λ̂ from the dashed line is the estimator's: its localisation and its noise are isotropic in the "
     "weights. Bars are 95 % intervals of the sampling alone, percentages are against c = 1; a hollow point has not "
     "settled.",
-    "hessian-trace": "Curvature of the loss, summed over all directions, by Hutchinson's estimate with a probe for each "
-    "layer and block of samples; bars are 95 % intervals over probes with the batches fixed. A flatter minimum has a smaller trace, which need not go with a "
-    "lower LLC.",
+    "hessian-trace": "Curvature of the loss, summed over all directions, by Hutchinson's estimate with probes of their "
+    "own for layers and blocks of samples; bars are 95 % intervals over probes with the batches fixed. A flatter "
+    "minimum has a smaller trace, which need not go with a lower LLC.",
     "kappa": "NGD's smoothing: κ is what is added to the Fisher factor of one axis of a tensor before it is inverted. "
     "Where κ is large against the factor's eigenvalues, NGD behaves as SGD does. Colour tells the parameter, dash the "
     "axis; a click in the legend hides a parameter, a double click shows it alone.",

@@ -323,7 +323,7 @@ class NGD(torch.optim.Optimizer):
         eta: Weight η of the newest gradient in the running Fisher matrix, in (0, 1].
         epsilon: Floor of ρ and d, ≥ 0, absolute, in units of gradient².
         delta: Floor of ρ and d relative to the largest eigenvalue, in [0, 1).
-        arithmetic: `"stable"` or `"published"` (see `updated_factor`).
+        arithmetic: `"stable"` or `"published"` (see `updated_factors`).
 
     Raises:
         ValueError: A hyper-parameter out of its range, or a parameter that is neither float32 nor float64.
