@@ -5,15 +5,14 @@ Appendix A and B, and Kaldi's documentation of its natural-gradient-online. For 
 D > 1 the gradient is seen as X of shape (N, D): that axis last, all others as rows. The Fisher matrix of the axis is
 kept as F = Rᵀ diag(d) R + ρ I, a low-rank part plus a floor, and smoothed to G = F + κ I before it is inverted.
 
-The mathematics comes first, as functions of tensors; `NGD` only loops over parameters and keeps their state. Nothing
-in a step asks the device for a number, except on a CPU, where that costs nothing; what depends on one is written as
-arithmetic. (`torch.linalg.eigh`, in the steps that update the factors, waits by itself on CUDA.)
+The mathematics comes first, as functions of tensors; `NGD` only loops over parameters and keeps their state. On CUDA
+steps that update the factors wait for the device, because `torch.linalg.eigh` does; the others never do.
 """
 
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,7 +37,7 @@ class FisherFactor(NamedTuple):
     basis: Float[Tensor, "*k R D"]  # R_t, orthonormal rows
     eigenvalues: Float[Tensor, "*k R"]  # diagonal of D_t, as shares of tr F
     floor: Float[Tensor, "*k"]  # ρ_t, as a share of tr F
-    unit: Float[Tensor, "*k"]  # in units of the gradient; 0 before any was seen
+    unit: Float[Tensor, "*k"]  # in units of the gradient
     shrinkage: Float[Tensor, "*k R"]  # diagonal of E_t, at the α of the last update
 
 
@@ -68,6 +67,18 @@ def effective_rank(factor: FisherFactor) -> Float[Tensor, "*k"]:
     floors = factor.floor[..., None]
     eigenvalues = torch.cat([factor.eigenvalues + floors, floors.expand(*floors.shape[:-1], dim - rank)], -1).double()
     return torch.special.entr(eigenvalues / eigenvalues.sum(-1, keepdim=True)).sum(-1).exp()
+
+
+def turned_rows(
+    x: Float[Tensor, "N D"], projections: Float[Tensor, "N R"], factor: FisherFactor, out: Float[Tensor, "N D"]
+) -> Float[Tensor, "N D"]:
+    """X̂ = β X G⁻¹ with G = F + κ I and β = ρ + κ, by the matrix inversion lemma X − X Rᵀ E R; into `out`.
+
+    Args:
+        x: X; `out` may be the same memory.
+        projections: X Rᵀ.
+    """
+    return torch.addmm(x, projections * factor.shrinkage, factor.basis, alpha=-1, out=out)
 
 
 def shrinkage(
@@ -148,8 +159,12 @@ def updated_factors(
 
 
 def _eigh(matrices: Float[Tensor, "k R R"]) -> tuple[Float[Tensor, "k R"], Float[Tensor, "k R R"]]:
-    """Eigenvalues, ascending, and eigenvectors; of what is not finite, which LAPACK refuses, some or other ones."""
-    return torch.linalg.eigh(torch.nan_to_num(matrices, nan=0.0, posinf=0.0, neginf=0.0))
+    """Eigenvalues, ascending, and eigenvectors; where a matrix is not finite, which LAPACK refuses, some or other."""
+    try:
+        return torch.linalg.eigh(torch.nan_to_num(matrices, nan=0.0, posinf=0.0, neginf=0.0))
+    except torch.linalg.LinAlgError:  # it did not converge
+        nan = torch.full_like(matrices, math.nan)
+        return nan[..., 0], nan
 
 
 def updated_together(seen: Sequence[Seen], **how) -> tuple[list[FisherFactor], Bool[Tensor, "k"]]:
@@ -157,13 +172,13 @@ def updated_together(seen: Sequence[Seen], **how) -> tuple[list[FisherFactor], B
     places_of = defaultdict(list)
     for place, axis in enumerate(seen):
         places_of[axis.factor.basis.shape].append(place)
-    found = {}
+    factors, finite = [axis.factor for axis in seen], [None] * len(seen)
     for places in places_of.values():
-        stacked, fine = updated_factors([seen[place] for place in places], **how)
+        stacked, flags = updated_factors([seen[place] for place in places], **how)
         each = zip(*(field.unbind() for field in stacked), strict=True)
-        found |= {place: (FisherFactor(*fields), ok) for place, fields, ok in zip(places, each, fine, strict=True)}
-    factors, fine = zip(*(found[place] for place in range(len(seen))), strict=True)
-    return list(factors), torch.stack(fine)
+        for place, fields, flag in zip(places, each, flags.unbind(), strict=True):
+            factors[place], finite[place] = FisherFactor(*fields), flag
+    return factors, torch.stack(finite)
 
 
 def initial_basis(rank: int, dim: int, like: Tensor) -> Float[Tensor, "R D"]:
@@ -172,12 +187,6 @@ def initial_basis(rank: int, dim: int, like: Tensor) -> Float[Tensor, "R D"]:
     basis = (columns % rank == torch.arange(rank, device=like.device)[:, None]).to(like.dtype)
     basis[:, :rank] *= 1.1
     return basis / basis.norm(dim=1, keepdim=True)
-
-
-def empty_factor(basis: Float[Tensor, "R D"]) -> FisherFactor:
-    """A factor that leaves gradients as they are, until its first update: F = 0."""
-    zeros, zero = basis.new_zeros(len(basis)), basis.new_zeros(())
-    return FisherFactor(basis, zeros, zero, zero, zeros)
 
 
 def started_factor(
@@ -207,8 +216,6 @@ def precondition(
 ) -> Tensor:
     """Turns a gradient along each axis of size D > 1 in order: what one axis returns goes into the next.
 
-    Along an axis, X̂ = β X G⁻¹ with G = F + κ I and β = ρ + κ, which by the matrix inversion lemma is X − X Rᵀ E R.
-
     Args:
         x: The gradient up to a factor, any shape, finite; overwritten where `seen` is None.
         square: Its squared Frobenius norm, in units of gradient².
@@ -226,14 +233,13 @@ def precondition(
         if axis not in factors:
             rank = default_rank(dim) if group["rank"] is None else min(group["rank"], dim - 1)
             factors[axis] = started_factor(rows, square / len(rows), rank, **_how(group))
-        basis = factors[axis].basis
-        projections = linear(rows, basis)  # X Rᵀ
-        out = rows
-        if seen is not None:
+        projections = linear(rows, factors[axis].basis)  # X Rᵀ
+        if seen is None:
+            x_hat = turned_rows(rows, projections, factors[axis], out=rows)
+        else:
             seen.append(Seen(axis, factors[axis], rows, projections, square / len(rows)))
-            out = torch.empty_like(rows)
-        torch.addmm(rows, projections * factors[axis].shrinkage, basis, alpha=-1, out=out)  # X − X Rᵀ E R
-        x = _from_rows(out, axis, x.shape)
+            x_hat = turned_rows(rows, projections, factors[axis], out=torch.empty_like(rows))
+        x = _from_rows(x_hat, axis, x.shape)
     return x
 
 
@@ -265,7 +271,7 @@ def prescaled(gradients: Sequence[Tensor]) -> tuple[list[Tensor], Float64[Tensor
     units = torch.where(finite, largest / torch.frexp(largest).mantissa, 1.0)
     powers = units.to(low.dtype).unbind()
     scaled = [(gradient / power).contiguous() for gradient, power in zip(gradients, powers, strict=True)]
-    if not _holds(finite):
+    if finite.device.type != "cpu" or not bool(finite.all()):
         scaled = [torch.where(fine, x, 0.0) for fine, x in zip(finite, scaled, strict=True)]
     return scaled, units, finite
 
@@ -279,11 +285,6 @@ def _norms(tensors: Sequence[Tensor]) -> Float64[Tensor, "T"]:
     return torch.stack(torch._foreach_norm(tensors)).double()
 
 
-def _holds(flags: Bool[Tensor, "T"]) -> bool:
-    """Whether all flags are known to be set: on a CPU; a device is not asked."""
-    return flags.device.type == "cpu" and bool(flags.all())
-
-
 class NGD(torch.optim.Optimizer):
     """Stochastic gradient descent along online natural gradient directions (arXiv:1410.7455).
 
@@ -292,25 +293,25 @@ class NGD(torch.optim.Optimizer):
     and α → ∞ is SGD.
 
     A gradient with a NaN or an infinity leaves that tensor's weight, momentum and factors as they are and is counted in
-    `num_skipped_updates`. Where a finite gradient gives a direction or factors that are not finite, the gradient itself
-    is used, the tensor's factors start anew, empty, and `num_restarts` counts it; so they do after a first gradient
-    that was not finite. An empty factor leaves gradients as they are until its first update. The schedule of updates
-    counts every step in which the tensor has a gradient.
+    `num_skipped_updates`. Where a finite gradient gives a direction that is not finite, the gradient itself is used; so
+    it is where it gives factors that are not, and these start anew with the next gradient. `num_restarts` counts both.
+    Otherwise the schedule of updates counts every step in which the tensor has a gradient.
 
     Memory: besides the momentum, each axis of size D > 1 with rank R keeps R·D + 2R + 2 numbers (FFNN 2×256: 0.69 times
-    its weights); a step takes one copy of the gradient, one that updates the factors another for every axis.
+    its weights). A step takes 1.5 times the weights' memory for its time, one that updates the factors 7 times (there).
 
     State of a tensor: `step`, `num_skipped`, `num_restarts`, `momentum_buffer`, and for every axis of size D > 1
     `basis_<axis>` (R, D), `eigenvalues_<axis>` (R,), `floor_<axis>` (), `unit_<axis>` (), `shrinkage_<axis>` (R,), as
     `FisherFactor` says. All are tensors, so `state_dict()` saves to safetensors and loads again, and training goes on
     along the same path. `kappa`, `effective_rank` and `cosine` show what the smoothing does, at no cost when not asked.
 
-    On CUDA, steps that do not update the factors can be captured in a graph; in those that do, `torch.linalg.eigh`
-    waits for the device to check for errors, once for all axes of one size.
+    On CUDA, a step that does not update the factors never waits for the device and can be captured in a graph.
+    Replaying one does not advance `step`, and so never updates the factors: the schedule is the host's. A step that
+    updates them waits in `torch.linalg.eigh`, which asks for errors, and cannot be captured.
 
     Args:
-        params: Parameters or parameter groups, float32 or float64 (for mixed precision keep float32 weights and use
-            `torch.autocast`), each group with hyper-parameters of its own where it gives them.
+        params: Parameters or parameter groups, each with hyper-parameters of its own where it gives them. float32 or
+            float64, on a device that has float64; for mixed precision keep float32 weights and use `torch.autocast`.
         lr: Learning rate, > 0.
         momentum: In [0, 1).
         dampening: In [0, 1].
@@ -370,6 +371,16 @@ class NGD(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As every optimizer's; raises ValueError for factors without a unit, as an earlier version of NGD had them."""
+        for state in state_dict["state"].values():
+            if any(key.startswith("basis_") for key in state) and not any(key.startswith("unit_") for key in state):
+                raise ValueError("this state's factors have no unit: an earlier NGD wrote it; train from the start")
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            if "step" in state:
+                state["step"] = state["step"].cpu()  # wherever the file's were loaded: the schedule is the host's
+
     @torch.no_grad()
     def step(self, closure=None):
         """One step on every parameter that has a gradient; returns the closure's loss, if one is given."""
@@ -377,18 +388,15 @@ class NGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        params_with_grad = [[p for p in g["params"] if p.grad is not None and p.numel()] for g in self.param_groups]
+        if any(param.grad.is_sparse for params in params_with_grad for param in params):
+            raise RuntimeError("NGD does not take sparse gradients; make the layer's gradient dense (sparse=False)")
+        for group, params in zip(self.param_groups, params_with_grad, strict=True):
             alike = defaultdict(list)
-            for param in group["params"]:
-                if param.grad is None or param.numel() == 0:
-                    continue
-                if param.grad.is_sparse:
-                    raise RuntimeError(
-                        "NGD does not take sparse gradients; make the layer's gradient dense (sparse=False)"
-                    )
+            for param in params:
                 alike[param.device, param.dtype].append(param)
-            for params in alike.values():
-                self._step_alike(params, group)
+            for params_of_a_kind in alike.values():
+                self._step_alike(params_of_a_kind, group)
         return loss
 
     def _step_alike(self, params: list[Tensor], group: dict) -> None:
@@ -400,33 +408,40 @@ class NGD(torch.optim.Optimizer):
         norms = units * sizes
         turned, seen, owners = [], [], []  # owners: the position of the parameter whose axis was seen
         for i, (x, square, state) in enumerate(zip(scaled, (norms**2).unbind(), states, strict=True)):
-            t = int(state["step"])
+            t, factors = int(state["step"]), _factors(state, x.ndim)
             update = t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0
-            turned.append(precondition(x, square, _factors(state, x.ndim), group, seen if update else None))
-            owners += [i] * (len(seen) - len(owners))
+            turned.append(precondition(x, square, factors, group, seen if update else None))
+            owners.extend([i] * (len(seen) - len(owners)))
         torch._foreach_add_([state["step"] for state in states], 1)
         turned_sizes = _norms(turned)
         # An entry of the direction may be as large as the norm, which then has to be a number of this type.
         sound = finite & (torch.maximum(norms, turned_sizes) < torch.finfo(gradients[0].dtype).max)
-        factors, fine = updated_together(seen, **_how(group)) if seen else ([], finite[:0])
-        all_sound = _holds(torch.cat([sound, fine]))
-        updates = [(states[i], axis.axis, factor) for i, axis, factor in zip(owners, seen, factors, strict=True)]
-        if not all_sound:
-            for i, ok in zip(owners, fine, strict=True):
-                sound[i] &= ok
-            masks = [(finite[i], sound[i]) for i in owners]
-            updates = [
-                (*there, _masked(*there, new, *mask)) for (*there, new), mask in zip(updates, masks, strict=True)
-            ]
-        _store(updates)
         lengths = (norms / torch.where(turned_sizes > 0, turned_sizes, 1.0)).to(gradients[0].dtype).unbind()
         steps = [x.mul_(length).contiguous() for x, length in zip(turned, lengths, strict=True)]
-        if not all_sound:
-            steps = [torch.where(ok, x, g) for ok, x, g in zip(sound, steps, gradients, strict=True)]
-            for state, is_finite, is_sound in zip(states, finite, sound, strict=True):
-                state["num_skipped"] += ~is_finite
-                state["num_restarts"] += is_finite & ~is_sound
-        _descend(params, steps, states, group, None if all_sound else finite)
+
+        factors, factor_finite = updated_together(seen, **_how(group)) if seen else ([], finite[:0])
+        updates = [(states[i], axis.axis, factor) for i, axis, factor in zip(owners, seen, factors, strict=True)]
+        asks = bool(seen) or finite.device.type == "cpu"  # an update waits for the device anyway
+        if asks and bool(torch.cat([sound, factor_finite]).all()):
+            _store(updates)
+            _descend(params, steps, states, group)
+            return
+        for i, flag in zip(owners, factor_finite, strict=True):
+            sound[i] &= flag
+        for state, is_finite, is_sound in zip(states, finite, sound, strict=True):
+            state["num_skipped"] += ~is_finite
+            state["num_restarts"] += is_finite & ~is_sound
+        steps = [torch.where(flag, step, g) for flag, step, g in zip(sound, steps, gradients, strict=True)]
+        if not asks:
+            _descend(params, steps, states, group, skipped=~finite)
+            return
+        is_finite, is_sound = finite.tolist(), sound.tolist()
+        _store([update for i, update in zip(owners, updates, strict=True) if is_sound[i]])
+        for i in set(owners):
+            if not is_sound[i] and (is_finite[i] or not _factors(states[i], params[i].ndim)):
+                _start_anew(states[i])
+        moved = [i for i in range(len(params)) if is_finite[i]]
+        _descend(*([values[i] for i in moved] for values in (params, steps, states)), group)
 
     def _state_of(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]
@@ -437,7 +452,7 @@ class NGD(torch.optim.Optimizer):
         return state
 
     def kappa(self, param: Tensor) -> dict[int, Float64[Tensor, ""]]:
-        """Smoothing κ (gradient²) of each axis of `param`, from its current factors; {} before the first step.
+        """Smoothing κ (gradient²) of each axis of `param` from its current factors and α; {} before the first step.
 
         Raises:
             ValueError: `param` is not one of this optimizer's parameters.
@@ -448,7 +463,11 @@ class NGD(torch.optim.Optimizer):
         }
 
     def effective_rank(self, param: Tensor) -> dict[int, Float64[Tensor, ""]]:
-        """Effective rank (1 … D) of F along each axis of `param`; {} before the first step. Raises as `kappa`."""
+        """Effective rank (1 … D; NaN where F = 0) along each axis of `param`; {} before the first step.
+
+        Raises:
+            ValueError: `param` is not one of this optimizer's parameters.
+        """
         self._group_of(param)
         return {
             axis: effective_rank(factor) for axis, factor in _factors(self.state.get(param, {}), param.ndim).items()
@@ -456,9 +475,10 @@ class NGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def cosine(self, param: Tensor) -> Float64[Tensor, ""]:
-        """Cosine between the gradient of `param` and what the coming step will turn it into; NaN where it is zero.
+        """Cosine between the gradient of `param`, weight decay added, and what the coming step will turn it into.
 
-        Call it between `backward()` and `step()`: it costs one direction, and the step does not depend on it.
+        Call it between `backward()` and `step()`, which does not depend on it. It costs one direction, before the first
+        step also the start of the factors. NaN where the gradient is empty, zero or not finite.
 
         Raises:
             ValueError: `param` is not one of this optimizer's parameters, or has no gradient.
@@ -466,6 +486,8 @@ class NGD(torch.optim.Optimizer):
         group = self._group_of(param)
         if param.grad is None:
             raise ValueError("cosine: this parameter has no gradient; call it between backward() and step()")
+        if param.numel() == 0:
+            return torch.tensor(math.nan, dtype=torch.float64)
         (x,), units, _ = prescaled(_decayed([param], group))
         square = (units[0] * _norms([x])[0]) ** 2
         turned = precondition(x.clone(), square, _factors(self.state.get(param, {}), param.ndim), group, None)
@@ -498,19 +520,21 @@ def _decayed(params: list[Tensor], group: dict) -> list[Tensor]:
     return torch._foreach_add(gradients, params, alpha=group["weight_decay"]) if group["weight_decay"] else gradients
 
 
-def _descend(params: list[Tensor], steps: list[Tensor], states: list[dict], group: dict, finite: Tensor | None) -> None:
-    """`torch.optim.SGD`'s step along `steps`; with `finite`, a parameter whose flag is not set stays as it is."""
-    calls = defaultdict(list)  # what can go into one call
+def _descend(
+    params: list[Tensor], steps: list[Tensor], states: list[dict], group: dict, skipped: Bool[Tensor, "T"] | None = None
+) -> None:
+    """`torch.optim.SGD`'s step along `steps`; where a flag in `skipped` is set, a parameter stays as it is."""
+    calls = defaultdict(list)  # what can go into one call of the fused kernel: it takes one flag
     for i, state in enumerate(states):
-        first = group["momentum"] and "momentum_buffer" not in state
+        first = bool(group["momentum"]) and "momentum_buffer" not in state
         if first:
             state["momentum_buffer"] = torch.zeros_like(steps[i])
-        calls[first, i if finite is not None else None].append(i)
-    for (first, _), members in calls.items():
-        targets = [params[i].contiguous() for i in members]  # the fused kernel takes memory in order
+        calls[first, None if skipped is None else i].append(i)
+    for (first, flagged), members in calls.items():
+        targets = [params[i].contiguous() for i in members]  # the kernel takes memory in order
         sgd(
             targets, [steps[i] for i in members], [states[i].get("momentum_buffer") for i in members], fused=True,
-            found_inf=None if finite is None else (~finite[members[0]]).float(),
+            found_inf=None if flagged is None else skipped[flagged].float(),
             weight_decay=0.0, lr=group["lr"], momentum=group["momentum"],
             dampening=0.0 if first else group["dampening"], nesterov=group["nesterov"], maximize=False,
         )  # fmt: skip
@@ -546,39 +570,47 @@ def _store(updates: list[tuple[dict, int, FisherFactor]]) -> None:
         torch._foreach_copy_(there, new)
 
 
-def _masked(state: dict, axis: int, new: FisherFactor, finite: Tensor, sound: Tensor) -> FisherFactor:
-    """The new factor where all went well, the old one where the gradient was not finite, else an empty one."""
-    old = _factors(state, axis + 1).get(axis)
-    empty = empty_factor(initial_basis(*new.basis.shape, new.basis) if old is None else old.basis)
-    return FisherFactor(
-        *(torch.where(finite, torch.where(sound, n, e), o) for n, e, o in zip(new, empty, old or empty, strict=True))
-    )
+def _start_anew(state: dict) -> None:
+    """The next gradient starts the factors, as if it were the first."""
+    for key in [key for key in state if key.startswith(FisherFactor._fields)]:
+        del state[key]
+    state["step"].zero_()
 
 
 def _check_group(group: dict) -> None:
     """Refuses hyper-parameters out of range, each with what is allowed."""
-    rank, period = group["rank"], group["update_period"]
     allowed = {
-        "lr": ("> 0 and finite", 0 < group["lr"] < math.inf),
-        "momentum": ("in [0, 1)", 0 <= group["momentum"] < 1),
-        "dampening": ("in [0, 1]", 0 <= group["dampening"] <= 1),
-        "weight_decay": ("≥ 0 and finite", 0 <= group["weight_decay"] < math.inf),
+        "lr": ("> 0 and finite", lambda lr: 0 < lr < math.inf),
+        "momentum": ("in [0, 1)", lambda momentum: 0 <= momentum < 1),
+        "dampening": ("in [0, 1]", lambda dampening: 0 <= dampening <= 1),
+        "weight_decay": ("≥ 0 and finite", lambda decay: 0 <= decay < math.inf),
         "nesterov": (
             "True only with momentum > 0 and dampening = 0",
-            not group["nesterov"] or (group["momentum"] > 0 and group["dampening"] == 0),
+            lambda nesterov: not nesterov or (group["momentum"] > 0 and group["dampening"] == 0),
         ),
-        "alpha": ("> 0", group["alpha"] > 0),
-        "rank": ("None or an integer ≥ 1", rank is None or (type(rank) is int and rank >= 1)),
-        "update_period": ("an integer ≥ 1", type(period) is int and period >= 1),
-        "eta": ("in (0, 1]", 0 < group["eta"] <= 1),
-        "epsilon": ("≥ 0 and finite", 0 <= group["epsilon"] < math.inf),
-        "delta": ("in [0, 1)", 0 <= group["delta"] < 1),
-        "arithmetic": (" or ".join(ARITHMETICS), group["arithmetic"] in ARITHMETICS),
+        "alpha": ("> 0", lambda alpha: alpha > 0),
+        "rank": ("None or an integer ≥ 1", lambda rank: rank is None or (type(rank) is int and rank >= 1)),
+        "update_period": ("an integer ≥ 1", lambda period: type(period) is int and period >= 1),
+        "eta": ("in (0, 1]", lambda eta: 0 < eta <= 1),
+        "epsilon": ("≥ 0 and finite", lambda epsilon: 0 <= epsilon < math.inf),
+        "delta": ("in [0, 1)", lambda delta: 0 <= delta < 1),
+        "arithmetic": (" or ".join(ARITHMETICS), lambda arithmetic: arithmetic in ARITHMETICS),
     }
-    problems = [f"{key} = {group[key]!r}, allowed: {rule}" for key, (rule, holds) in allowed.items() if not holds]
+    problems = [
+        f"{key} = {group[key]!r}, allowed: {rule}"
+        for key, (rule, test) in allowed.items()
+        if not _holds(test, group[key])
+    ]
     problems += [
         f"a parameter of type {p.dtype}, allowed: torch.float32 or torch.float64"
         for p in group["params"] if p.dtype not in (torch.float32, torch.float64)
     ]  # fmt: skip
     if problems:
         raise ValueError("NGD: " + "; ".join(problems))
+
+
+def _holds(test: Callable, value) -> bool:
+    try:
+        return bool(test(value))
+    except TypeError:  # not even a number
+        return False

@@ -202,7 +202,7 @@ def _exact(study: Study) -> dict[str, Any]:
 
 
 def _exact_at(study: Study, model: FFNN, optimizer: NGD, data: TensorData, step: int) -> dict[str, Any]:
-    """All comparisons at one checkpoint, in float64 but for F's sum; the optimizer is read, not changed."""
+    """All comparisons at one checkpoint, NGD's direction and F's sum in float32; the optimizer is only read."""
     settings, training = study.settings.exact, study.settings.training
     generator = torch.Generator().manual_seed(training.seed + step)
     gradients = minibatch_gradients(model, data, settings.num_minibatches, training.batch_size, generator)

@@ -352,28 +352,33 @@ def test_directions_along_real_gradients_are_those_of_the_plain_transcription(
         assert max(map(relative_error, double, expected)) < 1e-8
         worst = max(map(relative_error, directions(gradients, alpha=alpha, eta=0.9), expected))
         record_property(f"alpha {alpha}, float32, worst of {steps} steps, {name}", worst)
-        assert worst < 1e-3
+        assert worst < 1.2e-3  # u·cond(Y)
 
 
-@pytest.mark.parametrize(("alpha", "allowed"), [(0.1, 0.10), (4.0, 0.01)])
-def test_float32_directions_are_those_of_float64_on_real_gradients(mnist, alpha, allowed, record_property):
-    recorded = [
+def test_directions_of_a_wide_layer_are_those_of_the_plain_transcription(mnist):
+    """784 inputs and 96 outputs: axes on which the rank is cut at 80, and below it."""
+    steps = mnist_steps(mnist, lambda params: NGD(params, alpha=0.1, **SWAP), 20, model=FFNN(96, 1))
+    gradients = [next(model.parameters()).grad.clone() for model, _ in steps]
+    plain = PlainNaturalGradient(alpha=0.1, eta=0.9)
+    expected = [plain.direction(gradient.double().numpy()) for gradient in gradients]
+    double = directions([gradient.double() for gradient in gradients], alpha=0.1, eta=0.9)
+    assert max(map(relative_error, double, expected)) < 1e-8
+    assert max(map(relative_error, directions(gradients, alpha=0.1, eta=0.9), expected)) < 1.2e-3
+
+
+@pytest.mark.parametrize("alpha", [0.1, 4.0])
+def test_float32_directions_are_those_of_float64_on_real_gradients(mnist, alpha, record_property):
+    """Each tensor within u·cond(Y): 6e-8 times at most 1/((1 − η) δ) = 2e4."""
+    steps = [
         [param.grad.clone() for param in model.parameters()]
         for model, _ in mnist_steps(mnist, lambda params: NGD(params, alpha=alpha, **SWAP), 60)
     ]
-    squared_error, squared_norm, per_tensor = torch.zeros(60), torch.zeros(60), {}
-    for (name, _), gradients in zip(FFNN().named_parameters(), zip(*recorded, strict=True), strict=True):
+    for name, gradients in zip(dict(FFNN().named_parameters()), zip(*steps, strict=True), strict=True):
         single = directions(gradients, alpha=alpha, eta=0.9)
         double = directions([gradient.double() for gradient in gradients], alpha=alpha, eta=0.9)
-        error = torch.stack([(a - b).norm() for a, b in zip(single, double, strict=True)]).float()
-        norm = torch.stack([b.norm() for b in double]).float()
-        squared_error, squared_norm = squared_error + error**2, squared_norm + norm**2
-        per_tensor[name] = float((error / norm).max())
-    worst = float((squared_error / squared_norm).sqrt().max())
-    for name, value in {"all tensors": worst, **per_tensor}.items():
-        record_property(f"alpha {alpha}, worst of 60 steps, {name}", value)
-        print(f"alpha {alpha:<4} {name:<15} {value:.2e}")
-    assert worst <= allowed
+        worst = max(map(relative_error, single, double))
+        record_property(f"alpha {alpha}, worst of 60 steps, {name}", worst)
+        assert worst < 1.2e-3
 
 
 @NEEDS_CUDA
@@ -413,7 +418,7 @@ def run_with_gradients(gradients, **hyper):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("when", [1, 7])
 def test_gradient_that_is_not_finite_leaves_only_its_own_tensor_alone(bad, when):
-    hyper = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "update_period": 1}
+    hyper = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "update_period": 1}  # no schedule
     first, second = random_gradients((4, 6), 14, seed=1), random_gradients((5,), 14, seed=2)
     broken = first[0].clone()
     broken[2, 3] = bad
@@ -430,21 +435,29 @@ def test_gradient_that_is_not_finite_leaves_only_its_own_tensor_alone(bad, when)
     assert optimizer.num_restarts == 0
 
 
+@BOTH_ARITHMETICS
+@pytest.mark.parametrize("shape", [(4, 6), (9,), (64, 3)], ids=str)  # enough rows for the rank, and too few of them
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_first_gradient_that_is_not_finite_leaves_the_next_one_as_it_is(bad):
-    """Nothing is known of the Fisher matrix then; later gradients are turned as ever."""
-    gradients, hyper = random_gradients((4, 6), 60), {"lr": 1, "eta": 0.9, "update_period": 1}
-    path, optimizer = run_with_gradients(
-        [[torch.full((4, 6), bad, dtype=torch.float64)], *[[g] for g in gradients]], **hyper
-    )
-    assert torch.equal(path[0][0], torch.ones(4, 6, dtype=torch.float64))
-    assert relative_error(path[0][0] - path[1][0], gradients[0]) < 1e-14
-    assert relative_error(path[1][0] - path[2][0], gradients[1]) > 0.01
-    # What the first steps knew is forgotten by (1 − η) an update.
-    usual, _ = run_with_gradients([[gradient] for gradient in gradients], **hyper)
-    steps = [(path[-2][0] - path[-1][0]), (usual[-2][0] - usual[-1][0])]
-    assert relative_error(*steps) < 0.05
-    assert optimizer.num_skipped_updates == 1
+def test_gradients_that_are_not_finite_before_the_first_good_one_might_as_well_not_have_been(bad, shape, arithmetic):
+    gradients = random_gradients(shape, 20, dtype=torch.float32)
+    hyper = {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "alpha": 0.1, "arithmetic": arithmetic}
+    broken = [[torch.full(shape, bad)]] * 2
+    path, optimizer = run_with_gradients([*broken, *[[gradient] for gradient in gradients]], **hyper)
+    alone, _ = run_with_gradients([[gradient] for gradient in gradients], **hyper)
+    assert torch.equal(path[1][0], torch.ones(shape))
+    assert all(torch.equal(found, expected) for (found,), (expected,) in zip(path[2:], alone, strict=True))
+    assert (optimizer.num_skipped_updates, optimizer.num_restarts) == (2, 0)
+
+
+def test_the_schedule_counts_steps_whose_gradient_is_not_finite():
+    gradients = random_gradients((4, 6), 14)
+    gradients[11] = torch.full((4, 6), math.nan, dtype=torch.float64)
+    weight = torch.zeros(4, 6, dtype=torch.float64)
+    optimizer = NGD([weight], lr=1.0)
+    directions(gradients[:12], optimizer=optimizer)
+    before = factor_of(optimizer, weight, axis=0)[0]
+    directions(gradients[12:13], optimizer=optimizer)  # step 12
+    assert not np.array_equal(before, factor_of(optimizer, weight, axis=0)[0])
 
 
 def test_skipped_updates_are_counted_over_tensors_and_steps():
@@ -455,21 +468,38 @@ def test_skipped_updates_are_counted_over_tensors_and_steps():
     assert optimizer.num_skipped_updates == 0
 
 
-@pytest.mark.parametrize("when", [1, 12])
-def test_finite_gradient_without_finite_direction_is_used_raw_and_the_factor_starts_anew(when):
-    """The published arithmetic divides by zero where η = 1 and an eigenvalue of Y Yᵀ is zero, as with one row."""
-    gradients = random_gradients((6, 8), 40, dtype=torch.float32)
+@pytest.mark.parametrize("when", [0, 1, 12])
+def test_finite_gradient_without_finite_factors_is_used_raw_and_the_factors_start_anew(when):
+    """The published arithmetic divides by zero where η = 1 and an eigenvalue of Y Yᵀ is zero, as with a rank of one."""
+    hyper = {"alpha": 0.1, "eta": 1.0, "arithmetic": "published"}
+    gradients = random_gradients((6, 8), 30, dtype=torch.float32)
     rank_one = torch.outer(torch.arange(1.0, 7.0), torch.arange(1.0, 9.0))
     weight = torch.zeros(6, 8)
-    optimizer = NGD([weight], lr=1.0, alpha=0.1, eta=1.0, update_period=1, arithmetic="published")
+    optimizer = NGD([weight], lr=1.0, **hyper)
     directions(gradients[:when], optimizer=optimizer)
     assert torch.equal(directions([rank_one], optimizer=optimizer)[0], rank_one)
     assert (optimizer.num_restarts, optimizer.num_skipped_updates) == (1, 0)
-    # With empty factors the next gradient is used as it is, the later ones are turned.
+    assert optimizer.kappa(weight) == {}
+    for found, expected in zip(directions(gradients, optimizer=optimizer), directions(gradients, **hyper), strict=True):
+        assert torch.equal(found, expected)
+    assert optimizer.num_restarts == 1
+
+
+@BOTH_ARITHMETICS
+@pytest.mark.parametrize(("when", "kept"), [(12, False), (13, True)])  # step 12 updates the factors, step 13 does not
+def test_gradient_whose_norm_is_no_number_is_used_raw(when, kept, arithmetic):
+    gradients = random_gradients((6, 8), 20, dtype=torch.float32)
+    huge = torch.full((6, 8), 1e38)  # times √48
+    huge[1] *= -1
+    weight = torch.zeros(6, 8)
+    optimizer = NGD([weight], lr=1.0, arithmetic=arithmetic)
+    directions(gradients[:when], optimizer=optimizer)
+    assert torch.equal(directions([huge], optimizer=optimizer)[0], huge)
+    assert optimizer.num_restarts == 1
+    assert bool(optimizer.kappa(weight)) == kept
     found = directions(gradients, optimizer=optimizer)
-    assert relative_error(found[0], gradients[0]) < 1e-6
     assert all(direction.isfinite().all() for direction in found)
-    assert relative_error(found[1], gradients[1]) > 0.01
+    assert relative_error(found[3], gradients[3]) > 0.01
     assert optimizer.num_restarts == 1
 
 
@@ -573,6 +603,9 @@ def test_no_sequence_of_gradients_poisons_the_state(arithmetic, kinds, shape, et
         for key, entry in optimizer.state[weight].items():
             assert entry.isfinite().all(), key
     assert optimizer.num_skipped_updates == sum(kind in ("nan", "inf") for kind in kinds)
+    if arithmetic == "stable" and len(shape) > 1:  # at η = 1 the published one divides by zero where rows are few
+        after = [gradient_of_kind("usual", shape, generator) for _ in range(12)]
+        assert relative_error(directions(after, optimizer=optimizer)[-1], after[-1]) > 1e-3
 
 
 # ------------------------------------------------------------------------------------------------------- shapes
@@ -748,13 +781,26 @@ def test_a_step_without_update_replays_from_a_cuda_graph():
             if not captured:
                 optimizer.step()
                 continue
-            if gradient is gradients[13] or optimizer.state[weight]["step"] == 13:
+            if optimizer.state[weight]["step"] == 13:  # capturing advances it, replaying does not
                 with torch.cuda.graph(graph):
                     optimizer.step()
             graph.replay()
         return weight.cpu()
 
     assert relative_error(trained(captured=True), trained(captured=False)) < 1e-5
+
+
+def test_the_state_of_an_earlier_version_is_refused():
+    weight = torch.zeros(3)
+    state = {
+        "step": torch.tensor(1),
+        "basis_0": torch.ones(2, 3),
+        "eigenvalues_0": torch.ones(2),
+        "floor_0": torch.ones(()),
+    }
+    optimizer = NGD([weight], lr=0.1)
+    with pytest.raises(ValueError, match="earlier NGD"):
+        optimizer.load_state_dict({"state": {0: state}, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def test_skipped_updates_survive_saving():
@@ -808,6 +854,14 @@ def test_cosine_is_that_of_the_coming_step_and_changes_nothing(when):
     assert all(map(torch.equal, found, directions(gradients, alpha=0.1)[when:]))
 
 
+def test_cosine_of_a_parameter_without_entries_is_nan():
+    weight = torch.zeros(0, 3)
+    weight.grad = torch.zeros(0, 3)
+    optimizer = NGD([weight], lr=1.0)
+    assert optimizer.cosine(weight).isnan()
+    optimizer.step()
+
+
 def test_cosine_of_a_zero_gradient_is_nan_and_of_none_or_a_strangers_an_error():
     weight = torch.zeros(4)
     optimizer = NGD([weight], lr=1.0)
@@ -837,12 +891,12 @@ def test_groups_have_their_own_hyperparameters():
 # ------------------------------------------------------------------------------------------------- as an optimizer
 
 OUT_OF_RANGE = {
-    "lr": [0, -0.1, math.nan],
+    "lr": [0, -0.1, math.nan, "0.1"],
     "momentum": [-0.1, 1, 1.5, math.nan],
     "dampening": [-0.1, 1.1, math.nan],
     "weight_decay": [-1e-3, math.nan],
     "nesterov": [True],  # without momentum
-    "alpha": [0, -4, math.nan],
+    "alpha": [0, -4, math.nan, None],
     "rank": [0, -1, 2.5],
     "update_period": [0, -4, 1.5],
     "eta": [0, -0.1, 1.1, math.nan],
@@ -897,8 +951,11 @@ def test_parameters_other_than_float32_and_float64_are_refused(dtype):
 def test_sparse_gradient_is_refused():
     embedding = torch.nn.Embedding(5, 3, sparse=True)
     embedding(torch.tensor([1, 2])).sum().backward()
+    dense = torch.ones(3)
+    dense.grad = torch.ones(3)
     with pytest.raises(RuntimeError, match="sparse"):
-        NGD(embedding.parameters(), lr=0.1).step()
+        NGD([{"params": [dense]}, {"params": embedding.parameters()}], lr=0.1).step()
+    assert torch.equal(dense, torch.ones(3))  # nothing was done by halves
 
 
 def test_closure_is_evaluated_once_with_gradients_and_its_loss_returned():
