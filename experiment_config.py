@@ -146,7 +146,10 @@ class DataSettings(_Section):
         description="Minibatches of the training set over which the Hessian's trace is taken.",
     )
     num_probes: int = Field(
-        50, ge=2, le=100_000, description="Rademacher probes of the trace estimate; its standard error needs two."
+        50,
+        ge=2,
+        le=100_000,
+        description="Probes of the trace estimate at most: a standard error of 2 % is enough. It needs two.",
     )
     # The pattern keeps out what no one means in a path: nothing, control characters, spaces at either end.
     root: str = Field(

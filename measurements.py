@@ -32,6 +32,7 @@ from utils_hessian_fim import hessian_trace
 from verdict import with_error
 
 CUDA_BLOCK = 32  # checkpoints whose chains advance together on CUDA; so much is lost by a kill there
+HESSIAN_RELATIVE_ERROR = 0.02  # of the trace, at which fewer probes are enough
 FACTORS = (0.5, 1.0, 2.0)  # by which the first layer is scaled
 RESCALED_IDS = 2**20  # above every identity of a checkpoint
 
@@ -173,7 +174,10 @@ def measure_hessian_traces(run: Run) -> None:
                 if series_of(run.results, point)["hessian_trace"][point.epoch] is not None:
                     continue
                 model.load_state_dict(_weights(run, point))
-                estimate = hessian_trace(model, cross_entropy, images, data.num_probes, run.config.devinterp.seed)
+                estimate = hessian_trace(
+                    model, cross_entropy, images, data.num_probes, run.config.devinterp.seed,
+                    relative_error=HESSIAN_RELATIVE_ERROR,
+                )  # fmt: skip
                 put_hessian_trace(run.results, point, estimate)
                 tqdm.write(f"{_name(point)}: Hessian trace {with_error(estimate.trace, estimate.std_error)}")
                 tick()
