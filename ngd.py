@@ -217,7 +217,7 @@ def precondition(
     """Turns a gradient along each axis of size D > 1 in order: what one axis returns goes into the next.
 
     Args:
-        x: The gradient up to a factor, any shape, finite; overwritten where `seen` is None.
+        x: The gradient up to a factor, any shape, finite.
         square: Its squared Frobenius norm, in units of gradient².
         factors: Axis → factor; filled where an axis has none yet.
         group: Hyper-parameters, as `NGD` has them.
@@ -226,6 +226,7 @@ def precondition(
     Returns:
         The direction up to a positive factor, shaped as `x`.
     """
+    own = False  # whether x is ours to overwrite
     for axis, dim in enumerate(x.shape):
         if dim == 1:
             continue
@@ -234,13 +235,11 @@ def precondition(
             rank = default_rank(dim) if group["rank"] is None else min(group["rank"], dim - 1)
             factors[axis] = started_factor(rows, square / len(rows), rank, **_how(group))
         projections = linear(rows, factors[axis].basis)  # X Rᵀ
-        if seen is None:
-            x_hat = turned_rows(rows, projections, factors[axis], out=rows)
-        else:
+        if seen is not None:
             seen.append(Seen(axis, factors[axis], rows, projections, square / len(rows)))
-            x_hat = turned_rows(rows, projections, factors[axis], out=torch.empty_like(rows))
-        x = _from_rows(x_hat, axis, x.shape)
-    return x
+        out = rows if own and seen is None else torch.empty_like(rows)
+        x, own = _from_rows(turned_rows(rows, projections, factors[axis], out), axis, x.shape), True
+    return x if own else x.clone()
 
 
 def _rows(x: Tensor, axis: int) -> Float[Tensor, "N D"]:
@@ -253,27 +252,40 @@ def _rows(x: Tensor, axis: int) -> Float[Tensor, "N D"]:
 
 
 def _from_rows(rows: Float[Tensor, "N D"], axis: int, shape: torch.Size) -> Tensor:
-    """The inverse of `_rows`, always a view."""
+    """The inverse of `_rows`."""
     if len(shape) == 1:
         return rows[0]
     if len(shape) == 2:
         return rows if axis == 1 else rows.T
-    return rows.view(*shape[:axis], *shape[axis + 1 :], shape[axis]).movedim(-1, axis)
+    return rows.reshape(*shape[:axis], *shape[axis + 1 :], shape[axis]).movedim(-1, axis)
 
 
-def prescaled(gradients: Sequence[Tensor]) -> tuple[list[Tensor], Float64[Tensor, "T"], Bool[Tensor, "T"]]:
-    """Gradients divided by a power of two that brings their largest entry into [½, 1), these powers, and which
-    gradients are finite: one that is not comes back as zeros, with 1 as its power."""
+def prescaled(
+    gradients: Sequence[Tensor],
+) -> tuple[Sequence[Tensor], Float64[Tensor, "T"], Float64[Tensor, "T"], Bool[Tensor, "T"]]:
+    """Gradients of a size that can be squared in their type, and what restores them.
+
+    On a CPU gradients that are such already stay as they are. All others are divided by a power of two that brings
+    their largest entry into [½, 1).
+
+    Returns:
+        The scaled gradients, their norms, what they were divided by, and which gradients are finite: one that is not
+        becomes zeros, divided by 1.
+    """
+    norms = _norms(gradients)
+    squarable = (norms > 1e-8) & (norms < 1e8)
+    if squarable.device.type == "cpu" and bool(squarable.all()):
+        return gradients, norms, torch.ones_like(norms), squarable
     low, high = map(torch.stack, zip(*(torch.aminmax(gradient) for gradient in gradients), strict=True))
     largest = torch.maximum(high, -low).double()
     finite = largest < math.inf
     largest = largest.clamp(torch.finfo(low.dtype).tiny, torch.finfo(low.dtype).max / 2)
     units = torch.where(finite, largest / torch.frexp(largest).mantissa, 1.0)
     powers = units.to(low.dtype).unbind()
-    scaled = [(gradient / power).contiguous() for gradient, power in zip(gradients, powers, strict=True)]
+    scaled = [gradient / power for gradient, power in zip(gradients, powers, strict=True)]
     if finite.device.type != "cpu" or not bool(finite.all()):
         scaled = [torch.where(fine, x, 0.0) for fine, x in zip(finite, scaled, strict=True)]
-    return scaled, units, finite
+    return scaled, _norms(scaled), units, finite
 
 
 def _how(group: dict) -> dict:
@@ -282,7 +294,7 @@ def _how(group: dict) -> dict:
 
 
 def _norms(tensors: Sequence[Tensor]) -> Float64[Tensor, "T"]:
-    return torch.stack(torch._foreach_norm(tensors)).double()
+    return torch.stack([torch.dot(x, x) for x in map(torch.flatten, tensors)]).double().sqrt()
 
 
 class NGD(torch.optim.Optimizer):
@@ -403,8 +415,7 @@ class NGD(torch.optim.Optimizer):
         """One step on parameters of one device and type."""
         states = [self._state_of(param) for param in params]
         gradients = _decayed(params, group)
-        scaled, units, finite = prescaled(gradients)
-        sizes = _norms(scaled)
+        scaled, sizes, units, finite = prescaled(gradients)
         norms = units * sizes
         turned, seen, owners = [], [], []  # owners: the position of the parameter whose axis was seen
         for i, (x, square, state) in enumerate(zip(scaled, (norms**2).unbind(), states, strict=True)):
@@ -488,9 +499,10 @@ class NGD(torch.optim.Optimizer):
             raise ValueError("cosine: this parameter has no gradient; call it between backward() and step()")
         if param.numel() == 0:
             return torch.tensor(math.nan, dtype=torch.float64)
-        (x,), units, _ = prescaled(_decayed([param], group))
-        square = (units[0] * _norms([x])[0]) ** 2
-        turned = precondition(x.clone(), square, _factors(self.state.get(param, {}), param.ndim), group, None)
+        (x,), sizes, units, _ = prescaled(_decayed([param], group))
+        turned = precondition(
+            x, (units[0] * sizes[0]) ** 2, _factors(self.state.get(param, {}), param.ndim), group, None
+        )
         x, turned = x.double().flatten(), turned.double().flatten()
         return (x @ turned / (x.norm() * turned.norm())).clamp(-1, 1)
 
