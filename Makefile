@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Bars in a log: a line every ten seconds instead of a redrawn one.
 QUIET_BARS := TQDM_MININTERVAL=10
 
-.PHONY: run test venv venv-dev data lint bench bench-full published directions schema clean help
+.PHONY: run test venv venv-dev data lint bench bench-full published directions min-singular schema clean help
 .DEFAULT_GOAL := help
 
 run: venv  ## execute the notebook with CONFIG and print the report's path
@@ -56,6 +56,11 @@ directions: venv  ## how exact is online NGD? the study notebook and its report 
 	mkdir -p build
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_ngd_directions.ipynb build/eval_ngd_directions.ipynb --cwd experiments \
 		--log-output --no-progress-bar
+
+min-singular: venv  ## LLCs of models whose learning coefficient is known: notebook and report (five minutes)
+	mkdir -p build
+	$(QUIET_BARS) $(BIN)/papermill experiments/eval_min_singular_models.ipynb build/eval_min_singular_models.ipynb \
+		--cwd experiments --log-output --no-progress-bar
 
 schema: venv  ## write the config's JSON Schema anew
 	$(BIN)/python -m experiment_config > .schema.json.partial && mv .schema.json.partial args_ngd_sgd.schema.json

@@ -1,6 +1,6 @@
 """With what is online NGD's direction compared? Exact, layerwise and dense per-axis ones, and how NGD's own is read.
 
-Functions of tensors; `ngd_directions.py` is the study that uses them.
+Functions of tensors; `direction_study.py` is the study that uses them.
 """
 
 import copy

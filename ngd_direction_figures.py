@@ -1,4 +1,4 @@
-"""How exact is online NGD, in pictures and sentences? Functions from the results of `ngd_directions`.
+"""How exact is online NGD, in pictures and sentences? Functions from the results of `direction_study`.
 
 `part` is one of `results.json`'s parts: `exact`, `dense` or `float32`. Nothing here measures.
 """

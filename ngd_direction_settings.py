@@ -1,28 +1,21 @@
 """What may a config of the study of NGD's directions say? Its schema, defaults and checks."""
 
-import json
 import os
-from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from architectures import FFNN, num_parameters
-from config_checks import shown
 from exact_ngd import MAX_WEIGHTS
-from experiment_config import ConfigError
+from study_settings import Section, read_settings
 
 
 def _increasing(values: list) -> list:
@@ -35,11 +28,7 @@ Alpha = Annotated[float, Field(ge=1e-4, le=1e12)]  # far above the rounding of a
 Increasing = AfterValidator(_increasing)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """How the networks of all parts are trained with online NGD (stable arithmetic, float32)."""
 
     dataset: Literal["mnist", "fashion-mnist"] = "mnist"
@@ -62,7 +51,7 @@ class TrainingSettings(_Section):
         return nesterov
 
 
-class ExactSettings(_Section):
+class ExactSettings(Section):
     """Part 1: a small FFNN on average-pooled images, against its exact natural gradient."""
 
     pooling: Literal[2, 4, 7] = Field(4, description="Side of the squares of pixels that are averaged.")
@@ -92,7 +81,7 @@ class ExactSettings(_Section):
         return FFNN(self.hidden_nodes, self.hidden_layers, (1, side, side))
 
 
-class RecordedSettings(_Section):
+class RecordedSettings(Section):
     """Parts 2 and 3: the gradients of an FFNN's training from its initial weights, along which others follow."""
 
     hidden_nodes: int = Field(256, ge=1, le=1024)
@@ -101,10 +90,8 @@ class RecordedSettings(_Section):
     alphas: Annotated[list[Alpha], Increasing] = Field([0.1, 4], min_length=1, max_length=3)
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """The whole study's; every key has a default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     exact: ExactSettings = Field(default_factory=ExactSettings)
@@ -112,27 +99,5 @@ class Settings(BaseModel):
 
 
 def load_settings(path: str | os.PathLike[str]) -> Settings:
-    """Reads and checks a JSON file of the sections `training`, `exact` and `recorded`.
-
-    Raises:
-        ConfigError: The file cannot be read, is not JSON, or holds what is not allowed; lists every problem.
-    """
-    where = os.fspath(path)
-    try:
-        return Settings.model_validate(json.loads(Path(path).read_text()))
-    except OSError as error:
-        raise ConfigError([f"the file cannot be read ({error.strerror}); allowed: a JSON file"], where) from None
-    except ValidationError as error:
-        raise ConfigError([_problem(e) for e in error.errors(include_url=False)], where) from None
-    except ValueError as error:
-        raise ConfigError([f"the file is not JSON: {error}"], where) from None
-
-
-def _problem(error: Mapping[str, Any]) -> str:
-    key, given = ".".join(map(str, error["loc"])) or "the file", shown(error["input"])
-    if error["type"] == "extra_forbidden":
-        section = Settings.model_fields.get(str(error["loc"][0]))
-        names = Settings.model_fields if len(error["loc"]) == 1 or not section else section.annotation.model_fields
-        return f"{key}: unknown key, {given} given; allowed: {', '.join(names)}"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
-    return f"{key}: {message}" if isinstance(error["input"], _Section | dict) else f"{key}: {given} given; {message}"
+    """The study's config from a JSON file; raises as `study_settings.read_settings`."""
+    return read_settings(path, Settings)

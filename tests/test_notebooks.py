@@ -23,6 +23,14 @@ def test_notebooks_carry_no_outputs_and_are_valid(path):
         assert len(cell.source.splitlines()) <= 10, "longer code belongs in a module"
 
 
+def test_no_folder_of_results_hides_a_module_from_the_notebooks_beside_it():
+    """A notebook runs in experiments/, where a folder comes before a module of the same name."""
+    ignored = (EXPERIMENTS.parent / ".gitignore").read_text().splitlines()
+    folders = [line.removeprefix("experiments/").rstrip("/") for line in ignored if line.startswith("experiments/")]
+    assert len(folders) >= 3
+    assert not [folder for folder in folders if (EXPERIMENTS.parent / f"{folder}.py").exists()]
+
+
 def test_eval_ngd_sgd_runs_on_a_small_real_config(data_root, tmp_path):
     config = {
         "experiment": {"hidden_nodes": [16], "hidden_layers": [1], "cut_off_epochs": 1, "num_epochs": 2},

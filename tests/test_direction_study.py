@@ -11,6 +11,16 @@ from markupsafe import escape
 from torch.nn.functional import avg_pool2d
 
 from architectures import FFNN
+from direction_study import (
+    COMPARED,
+    finish,
+    measure_dense,
+    measure_exact,
+    measure_float32,
+    minibatch_gradients,
+    open_study,
+    training_steps,
+)
 from direction_yardsticks import (
     averaged_factors,
     dense_step,
@@ -25,16 +35,6 @@ from experiment_config import ConfigError
 from ngd import NGD
 from ngd_direction_figures import findings, study_figures
 from ngd_direction_settings import Settings, load_settings
-from ngd_directions import (
-    COMPARED,
-    finish,
-    measure_dense,
-    measure_exact,
-    measure_float32,
-    minibatch_gradients,
-    open_study,
-    training_steps,
-)
 from run_store import RunStoreError
 from utils_general import TensorData
 
