@@ -207,7 +207,7 @@ def cosine_figure(title: str, results: Results) -> go.Figure:
             figure.add_trace(line.update(name=shorten(parameter, 34), meta=shorten(parameter, 60)))
     _epoch_axis(figure, results)
     figure.update_layout(hovermode="closest", height=_height_for(cosines))
-    figure.update_yaxes(title_text="cosine of direction and gradient (mean over steps)", range=[0, 1.05])
+    figure.update_yaxes(title_text="cosine with the gradient (mean over steps)", range=[0, 1.05])
     return figure
 
 
