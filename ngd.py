@@ -437,6 +437,8 @@ class NGD(torch.optim.Optimizer):
             _store(updates)
             _descend(params, steps, states, group)
             return
+
+        # Something is not finite; or, on a device that is not asked, might be.
         for i, flag in zip(owners, factor_finite, strict=True):
             sound[i] &= flag
         for state, is_finite, is_sound in zip(states, finite, sound, strict=True):

@@ -266,7 +266,7 @@ def test_the_page_is_whole_and_plotly_is_in_it_once(tmp_path):
     results, traces = synthetic_run(titles=("A", "B"))
     page = write_report(results, traces, tmp_path / "report.html").read_text()
     assert page.count("* plotly.js v") == 1
-    assert page.count('<script type="application/json">') == 16
+    assert page.count('<script type="application/json">') == 18
     for anchor in re.findall(r'<a href="#([^"]+)"', page):
         assert f'id="{anchor}"' in page
     assert '<a href="#figures-2">B</a>' in page
@@ -284,7 +284,7 @@ def test_every_value_is_escaped_in_text_and_in_scripts(tmp_path):
     assert "<script>window.hacked" not in page
     assert "<img src=x" not in page
     assert "&lt;script&gt;window.hacked" in page
-    assert page.count("<script") == page.count("</script>") == 10  # plotly.js, eight figures, the drawing
+    assert page.count("<script") == page.count("</script>") == 11  # plotly.js, nine figures, the drawing
 
 
 def test_a_run_that_is_still_going_says_so(tmp_path):

@@ -112,7 +112,7 @@ def robust_report(tmp_path_factory):
     return write_report(results, traces, tmp_path_factory.mktemp("robust") / "report.html")
 
 
-@pytest.mark.parametrize(("name", "count"), [("swap_report", 8), ("hard_report", 8), ("robust_report", 10)])
+@pytest.mark.parametrize(("name", "count"), [("swap_report", 9), ("hard_report", 9), ("robust_report", 11)])
 def test_every_figure_is_drawn_and_nothing_overlaps_at_two_widths(open_page, request, name, count):
     page = open_page(request.getfixturevalue(name), width=1280)
     figures = draw_all(page)
@@ -190,4 +190,4 @@ def test_printing_draws_the_figures_not_yet_seen(open_page, swap_report):
     page = open_page(swap_report)
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.wait_for_selector("figure:last-of-type .scatterlayer .trace", state="attached")
-    assert len(page.query_selector_all("figure .js-plotly-plot")) == 8
+    assert len(page.query_selector_all("figure .js-plotly-plot")) == 9
