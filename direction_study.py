@@ -115,7 +115,7 @@ def finish(study: Study) -> Path:
         for name, section in study.results["settings"].items()
     ]
     computed = [
-        f"{part}: {how['seconds']:.0f} s on {how['device']} with {how['threads']} threads, torch {how['torch']}"
+        f"{part}: {how['seconds']:.0f} s on {how['device']} with {how['threads']} thread(s), torch {how['torch']}"
         for part, how in study.results["computed"].items()
     ]
     paragraphs += [Markup("<p><small>{}</small></p>").format("; ".join(texts)) for texts in (settings, computed)]

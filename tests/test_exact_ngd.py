@@ -486,23 +486,23 @@ def test_learning_rate_schedulers_drive_it():
 # ------------------------------------------------------------------------------------------------------- refusals
 
 
-def refused(match, *arguments, model=None, **keywords):
+def assert_refused(match, *arguments, model=None, **keywords):
     """`fisher_matrix` refuses these, with a message that matches."""
     with pytest.raises(ValueError, match=match):
         fisher_matrix(model or nn.Linear(2, 3), *(arguments or (torch.ones(4, 2),)), **keywords)
 
 
 def test_unknown_kind_is_refused():
-    refused(r"kind = 'true', allowed: expected or sampled or empirical", kind="true")
+    assert_refused(r"kind = 'true', allowed: expected or sampled or empirical", kind="true")
 
 
 @pytest.mark.parametrize("chunk_size", [0, -1])
 def test_chunk_size_out_of_range_is_refused(chunk_size):
-    refused(rf"chunk_size = {chunk_size}, allowed: None or an integer ≥ 1", chunk_size=chunk_size)
+    assert_refused(rf"chunk_size = {chunk_size}, allowed: None or an integer ≥ 1", chunk_size=chunk_size)
 
 
 def test_no_samples_are_refused():
-    refused(r"inputs are empty; allowed: at least one sample", torch.ones(0, 2))
+    assert_refused(r"inputs are empty; allowed: at least one sample", torch.ones(0, 2))
 
 
 @pytest.mark.parametrize(
@@ -517,12 +517,12 @@ def test_no_samples_are_refused():
     ],
 )
 def test_unfit_labels_are_refused(labels, match):
-    refused(match, torch.ones(4, 2), labels, kind="empirical")
+    assert_refused(match, torch.ones(4, 2), labels, kind="empirical")
 
 
 def test_model_without_trainable_weights_is_refused():
     frozen = nn.Linear(2, 3).requires_grad_(False)
-    refused(r"no weights that require a gradient", model=frozen)
+    assert_refused(r"no weights that require a gradient", model=frozen)
     with pytest.raises(ValueError, match="no weights that require a gradient"):
         ExactNGD(frozen, lr=0.1)
 
@@ -530,7 +530,7 @@ def test_model_without_trainable_weights_is_refused():
 def test_model_with_too_many_weights_is_refused_with_the_memory_it_would_take():
     large = nn.Linear(99, 202)  # 20,200 weights: 20,200² · 8 bytes
     match = r"20,200 trainable weights, allowed: at most 20,000; .* 3\.3 GB in float64; take a smaller model"
-    refused(match, torch.ones(4, 99), model=large)
+    assert_refused(match, torch.ones(4, 99), model=large)
     with pytest.raises(ValueError, match=match):
         ExactNGD(large, lr=0.1)
     assert MAX_WEIGHTS == 20_000
@@ -538,7 +538,7 @@ def test_model_with_too_many_weights_is_refused_with_the_memory_it_would_take():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_weights_other_than_float32_and_float64_are_refused(dtype):
-    refused(
+    assert_refused(
         rf"the weights are {dtype} on cpu; allowed: all torch.float32 or all torch.float64",
         model=nn.Linear(2, 3).to(dtype),
     )
@@ -546,20 +546,22 @@ def test_weights_other_than_float32_and_float64_are_refused(dtype):
 
 def test_weights_of_several_types_are_refused():
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3).double())
-    refused(r"the weights are torch.float32 on cpu, torch.float64 on cpu; allowed: all", model=model)
+    assert_refused(r"the weights are torch.float32 on cpu, torch.float64 on cpu; allowed: all", model=model)
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.Dropout(0.1)], ids=str)
 def test_dropout_and_batch_norm_are_refused_in_training_mode_and_not_in_evaluation(layer):
     model = nn.Sequential(nn.Linear(2, 3), layer).train()
-    refused(rf"the model's 1 is a {type(layer).__name__} whose output is random .* call its eval\(\)", model=model)
+    assert_refused(
+        rf"the model's 1 is a {type(layer).__name__} whose output is random .* call its eval\(\)", model=model
+    )
     assert fisher_matrix(model.eval(), torch.ones(4, 2)).isfinite().all()
 
 
 def test_batch_norm_without_running_statistics_is_refused_in_either_mode():
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False))
-    refused("BatchNorm1d whose output .* depends on other samples", model=model)
-    refused("BatchNorm1d whose output .* depends on other samples", model=model.eval())
+    assert_refused("BatchNorm1d whose output .* depends on other samples", model=model)
+    assert_refused("BatchNorm1d whose output .* depends on other samples", model=model.eval())
 
 
 def test_dropout_of_nothing_is_no_dropout():
@@ -573,12 +575,12 @@ def test_dropout_of_nothing_is_no_dropout():
     [(nn.Linear(2, 1), r"\(4, 1\)"), (nn.Sequential(nn.Linear(2, 3), nn.Unflatten(1, (3, 1))), r"\(4, 3, 1\)")],
 )
 def test_outputs_that_are_not_logits_of_classes_are_refused(model, shape):
-    refused(rf"outputs have shape {shape}; allowed: \(4, classes\), logits of ≥ 2 classes", model=model)
+    assert_refused(rf"outputs have shape {shape}; allowed: \(4, classes\), logits of ≥ 2 classes", model=model)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_refused(bad):
-    refused("logits are not all finite", torch.full((4, 2), bad))
+    assert_refused("logits are not all finite", torch.full((4, 2), bad))
 
 
 @pytest.mark.parametrize("kappa", [0.0, -1.0, math.nan, math.inf])
