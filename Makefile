@@ -57,7 +57,7 @@ directions: venv  ## how exact is online NGD? the study notebook and its report 
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_ngd_directions.ipynb build/eval_ngd_directions.ipynb --cwd experiments \
 		--log-output --no-progress-bar
 
-min-singular: venv  ## LLCs of models whose learning coefficient is known: notebook and report (five minutes)
+min-singular: venv  ## LLCs of models whose learning coefficient is known: notebook and report (four minutes)
 	mkdir -p build
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_min_singular_models.ipynb build/eval_min_singular_models.ipynb \
 		--cwd experiments --log-output --no-progress-bar
