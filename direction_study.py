@@ -39,7 +39,7 @@ from direction_yardsticks import (
     turned,
 )
 from exact_ngd import KINDS, cosines, fisher_matrix, smoothing, split_by_parameter
-from experiment_run import PROJECT, DeviceError
+from experiment_run import PROJECT, chosen_device
 from ngd import ARITHMETICS, NGD
 from ngd_direction_figures import findings, study_figures
 from ngd_direction_settings import Settings
@@ -79,17 +79,14 @@ def open_study(settings: Settings, out: str | Path | None = None, device: str = 
         device: `"cpu"`, `"cuda"`, or `"auto"` (CUDA where there is one).
 
     Raises:
-        DeviceError: CUDA was asked for and there is none.
+        experiment_run.DeviceError: CUDA was asked for and there is none.
         run_store.RunStoreError: The directory cannot be used, or holds a study with other settings.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError("device cuda was asked for, but PyTorch sees no CUDA device; use cpu or auto")
+    chosen = chosen_device(device)
     given = settings.model_dump(mode="json")
     store = RunStore(STUDY if out is None else out, given)
     results = store.read_results() or {"settings": given, "parts": {}, "computed": {}}
-    return Study(settings, store, torch.device(device), results)
+    return Study(settings, store, chosen, results)
 
 
 def measure_exact(study: Study) -> None:

@@ -108,7 +108,7 @@ def open_run(
     """
     if out is None and (models is not None or make_optimizer is not None):
         raise ValueError("models or optimizers of your own need a run directory of their own: pass out=")
-    device = _device(device)
+    device = chosen_device(device)
     data = load_data(config.data.dataset, PROJECT / Path(config.data.root).expanduser(), device)
     in_shape, num_classes = tuple(data.train.inputs.shape[1:]), int(data.train.labels.max()) + 1
     models = models or model_factories(config, in_shape, num_classes)
@@ -172,7 +172,8 @@ def _note_environment(results: dict[str, Any], device: torch.device) -> None:
     results["environment"] = now | results["environment"]
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """`"cpu"`, `"cuda"`, or `"auto"` (CUDA where there is one) as a device; raises DeviceError where CUDA is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from architectures import DeepLinear, NormalCrossing, Quadratic, num_parameters
 from experiment_config import SamplerSettings
+from experiment_run import chosen_device
 from learning_coefficients import (
     LearningCoefficient,
     deep_linear,
@@ -184,16 +185,16 @@ def open_study(settings: Settings, out: str | Path | None = None, device: str = 
         device: `"cpu"`, `"cuda"`, or `"auto"` (CUDA where there is one).
 
     Raises:
+        experiment_run.DeviceError: CUDA was asked for and there is none.
         run_store.RunStoreError: The directory cannot be used, or holds a study with other settings.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = chosen_device(device)
     config = settings.model_dump(mode="json")
     store = RunStore(STUDY if out is None else out, config)
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    environment = versions | {"device": device, "threads": torch.get_num_threads()}
+    environment = versions | {"device": chosen.type, "threads": torch.get_num_threads()}
     fresh = {"settings": config, "environment": environment, "cases": {}}
-    return Study(settings, store, torch.device(device), store.read_results() or fresh)
+    return Study(settings, store, chosen, store.read_results() or fresh)
 
 
 def cases(settings: Settings) -> list[Case]:

@@ -205,8 +205,7 @@ class _Watch:
     """Means over an epoch of what an optimizer shows of itself: κ by parameter and axis, cosine by parameter."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
-        nothing = lambda param: {}  # noqa: E731
-        self._kappa_of, self._cosine_of = getattr(optimizer, "kappa", nothing), getattr(optimizer, "cosine", None)
+        self._kappa_of, self._cosine_of = (getattr(optimizer, name, None) for name in ("kappa", "cosine"))
         self._params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._kappas: dict[tuple[str, str], list[Tensor]] = {}
         self._cosines: dict[str, list[Tensor]] = {}
@@ -218,7 +217,7 @@ class _Watch:
                 self._cosines.setdefault(name, []).append(self._cosine_of(param))
 
     def after_step(self) -> None:
-        for name, param in self._params.items():
+        for name, param in self._params.items() if self._kappa_of else ():
             for axis, kappa in self._kappa_of(param).items():
                 self._kappas.setdefault((name, str(axis)), []).append(kappa)
 

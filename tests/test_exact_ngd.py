@@ -130,7 +130,10 @@ def test_sampled_fisher_matrix_is_within_its_standard_error_of_the_expected_one(
 
 def test_sampled_labels_are_the_generators():
     model, inputs, _ = mlp()
-    draw = lambda seed: fisher_matrix(model, inputs, None, "sampled", torch.Generator().manual_seed(seed))  # noqa: E731
+
+    def draw(seed):
+        return fisher_matrix(model, inputs, None, "sampled", torch.Generator().manual_seed(seed))
+
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from experiment_config import ConfigError
+from experiment_run import DeviceError
 from learning_coefficients import quadratic_llc
 from min_singular_figures import CROSSING, POPULATION, SAMPLE, findings, results_table, study_figures
 from min_singular_settings import LinearSettings, Settings, load_settings
@@ -285,3 +286,10 @@ def test_what_is_not_a_config_is_refused(tmp_path, text):
         load_settings(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_settings(tmp_path / "none.json")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_is_refused_where_there_is_none(tmp_path):
+    with pytest.raises(DeviceError, match="use cpu or auto"):
+        open_study(Settings(), tmp_path / "study", "cuda")
+    assert not (tmp_path / "study").exists()

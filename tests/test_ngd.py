@@ -51,8 +51,9 @@ def directions(gradients, device="cpu", optimizer=None, **hyper):
 def factor_of(optimizer, param, axis):
     """(R, d, ρ) of an axis in gradient², as NumPy float64, from the documented state entries."""
     state = optimizer.state[param]
-    entry = lambda name: state[f"{name}_{axis}"].double().cpu().numpy()  # noqa: E731
-    return entry("basis").copy(), entry("unit") ** 2 * entry("eigenvalues"), entry("unit") ** 2 * entry("floor")
+    names = ("basis", "eigenvalues", "floor", "unit")
+    basis, eigenvalues, floor, unit = (state[f"{name}_{axis}"].double().cpu().numpy() for name in names)
+    return basis.copy(), unit**2 * eigenvalues, unit**2 * floor
 
 
 def relative_error(found, expected):
