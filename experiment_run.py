@@ -173,7 +173,7 @@ def _note_environment(results: dict[str, Any], device: torch.device) -> None:
 
 
 def chosen_device(name: str) -> torch.device:
-    """`"cpu"`, `"cuda"`, or `"auto"` (CUDA where there is one) as a device; raises DeviceError where CUDA is missing."""
+    """`"cpu"`, `"cuda"`, or `"auto"` (CUDA where there is one) as a device; DeviceError where CUDA is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
