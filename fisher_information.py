@@ -1,4 +1,4 @@
-"""What does the Fisher information of a classifier look like, and how far is it from the Hessian?
+"""What is the Fisher information of a classifier? Its products, diagonal, trace and eigenvalues.
 
 For logits z = f_w(x), p(y | x) = softmax(z)_y and g_y = ∇_w log p(y | x) the matrix is F = (1/n) Σ_x E_y[g_y g_yᵀ], in
 units of nats / weight². Three kinds differ in the labels y:
@@ -8,27 +8,30 @@ units of nats / weight². Three kinds differ in the labels y:
 - "sampled": one y ~ p(· | x) drawn for each input; unbiased for "expected".
 - "empirical": the labels of the data. Not a Fisher information, and far from it in general: Kunstner, Balles & Hennig,
   arXiv:1905.12558.
+
+`exact_fisher` has every eigenvalue, for as many samples as fit in memory; `fisher_operator` goes with the estimates of
+`spectrum`, for any number. How far F is from the Hessian is `curvature_gap`'s question.
 """
 
 import copy
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
-from curvlinops import EFLinearOperator, FisherType, GGNLinearOperator, KFACLinearOperator
+from curvlinops import EFLinearOperator, GGNLinearOperator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.functional import cross_entropy, one_hot
 
-from curvature_checks import check_at_least_one, checked_weights
-from spectrum import ROWS_AT_ONCE, Operator, eigenvalues_of, hessian_operator, random_signs
+from curvature_checks import checked_weights
+from spectrum import ROWS_AT_ONCE, Operator, eigenvalues_of
 
 KINDS = ("expected", "sampled", "empirical")
-LAYERS = (nn.Linear, nn.Conv2d)  # K-FAC's
-GRADIENT_BYTES = 2**27  # memory for gradients of single samples, which are taken in chunks that fit
+GRADIENT_BYTES = 2**26  # memory for gradients of single samples, which are taken in chunks that fit
+EXACT_BYTES = 2**32  # memory for all of them and the matrix of their inner products
+ROWS_OF_GRAM = 256  # computed at once; few, because what lies above the diagonal is left out
 
 Data = tuple[Float[Tensor, "n ..."], Int[Tensor, " n"]]
 
@@ -50,11 +53,11 @@ def fisher_operator(
     Raises:
         ValueError: An unknown kind, outputs that are no logits, or as `curvature_checks.checked_weights` says.
     """
-    weights, _ = _checked_classifier(model, data, kind, batch_size)
-    batches = _batches(model, data, kind, seed, batch_size)
+    weights, _ = checked_classifier(model, data, kind, batch_size)
+    batches = labelled_batches(model, data, kind, seed, batch_size)
     model = copy.deepcopy(model)  # products stay those of today's weights
     of = GGNLinearOperator if kind == "expected" else EFLinearOperator
-    given = model, nn.CrossEntropyLoss(), _trainable(model), batches
+    given = model, nn.CrossEntropyLoss(), trainable(model), batches
     matrix = of(*given, check_deterministic=False, num_data=len(data[0]))
 
     def products(rows: Tensor) -> Tensor:
@@ -78,8 +81,8 @@ def fisher_diagonal(
         >>> fisher_diagonal(model, (torch.tensor([[2.0]]), torch.tensor([0]))).round(decimals=4).tolist()
         [1.0, 1.0]
     """
-    weights, _ = _checked_classifier(model, data, kind, batch_size)
-    batches = _batches(model, data, kind, seed, batch_size)
+    weights, _ = checked_classifier(model, data, kind, batch_size)
+    batches = labelled_batches(model, data, kind, seed, batch_size)
     model = copy.deepcopy(model)
     sum_of_squares = _sum_of_squares
     samples, labels = (part[:2] for part in batches[0])
@@ -113,157 +116,77 @@ def fisher_eigenvalues(
 
 
 @dataclass(frozen=True)
-class KroneckerFactors:
-    """A layer's block of F as A ⊗ B would have it: A of its inputs (a 1 last where it has a bias), B of gradients."""
-
-    inputs: Float[Tensor, "fan_in fan_in"]
-    gradients: Float[Tensor, "fan_out fan_out"]
-
-
-def kfac_factors(
-    model: nn.Module, data: Data, kind: str = "expected", *, seed: int = 0, batch_size: int = 1280
-) -> dict[str, KroneckerFactors]:
-    """K-FAC's factors A = mean a aᵀ and B = mean E_y[g gᵀ] of every linear or convolutional layer, by its name.
-
-    Inputs a and gradients g by the layer's outputs are taken as independent, and layers too (Martens & Grosse,
-    arXiv:1503.05671; convolutions: Grosse & Martens, arXiv:1602.01407): exact for a block with a single sample. The
-    factors are curvlinops's. Arguments and errors as in `fisher_operator`.
-
-    Raises:
-        ValueError: Also for trainable weights outside such layers.
-    """
-    _checked_classifier(model, data, kind, batch_size)
-    _refuse_other_layers(model)
-    batches = _batches(model, data, kind, seed, batch_size)
-    model = copy.deepcopy(model)  # curvlinops hangs hooks on it
-    matrix = KFACLinearOperator(
-        model,
-        nn.CrossEntropyLoss(),
-        _trainable(model),
-        batches,
-        check_deterministic=False,
-        fisher_type=FisherType.TYPE2 if kind == "expected" else FisherType.EMPIRICAL,
-        separate_weight_and_bias=False,
-        num_data=len(data[0]),
-    )
-    with torch.enable_grad():
-        matrix.compute_kronecker_factors()
-    state = matrix.state_dict()
-    of_inputs, of_gradients = state["input_covariances"], state["gradient_covariances"]
-    alone = next(iter(of_gradients.values())).new_ones(1, 1)  # A of a layer of which only the bias is trained
-    return {name: KroneckerFactors(of_inputs.get(name, alone), b) for name, b in of_gradients.items()}
-
-
-def kfac_eigenvalues(factors: dict[str, KroneckerFactors], k: int) -> Float[np.ndarray, " k"]:
-    """The k largest eigenvalues of K-FAC's matrix, descending: products of one of A and one of B of the same layer."""
-    check_at_least_one(k=k)
-    products = []
-    for layer in factors.values():
-        a, b = (torch.linalg.eigvalsh(factor.double()).flip(0)[:k] for factor in (layer.inputs, layer.gradients))
-        products.append(torch.outer(a, b).flatten())
-    found = torch.cat(products).sort(descending=True).values[:k].cpu().numpy()
-    if len(found) < k:
-        raise ValueError(f"k = {k}; allowed: 1 to the number of weights, {len(found)}")
-    return found
-
-
-def kfac_trace(factors: dict[str, KroneckerFactors]) -> float:
-    """tr of K-FAC's matrix: Σ over layers of tr A · tr B."""
-    return sum(float(layer.inputs.double().trace() * layer.gradients.double().trace()) for layer in factors.values())
-
-
-@dataclass(frozen=True)
-class CurvatureGap:
-    """Hessian H of the mean cross-entropy, Fisher F and empirical Fisher E at the same weights, on the same probes.
-
-    Each number comes with its standard error over probes. Pairs are named ("hessian", "fisher") and so on.
+class ExactFisher:
+    """All eigenvalues and the diagonal of F, in nats / weight².
 
     Attributes:
-        traces: Of each matrix, nats / weight².
-        top_eigenvalues: Of each, the largest ones, descending.
-        trace_differences: tr A − tr B of each pair; the probes being the same, it is known better than either trace.
-        distances: ‖A − B‖_F / ‖A‖_F of each pair (A, B), from the norms of products with the probes: 0 where they are
-            equal, √2 where they have the same norm and nothing in common.
+        eigenvalues: Descending, r = min(k·n, d) of them for n samples with k gradients each (k = classes for
+            "expected", 1 otherwise). The other d − r are zero, and so are n of those of "expected" where k·n ≤ d.
+        diagonal: In the order and of the type of the weights.
     """
 
-    traces: dict[str, tuple[float, float | None]]
-    top_eigenvalues: dict[str, Float[np.ndarray, " k"]]
-    trace_differences: dict[tuple[str, str], tuple[float, float | None]]
-    distances: dict[tuple[str, str], tuple[float, float | None]]
+    eigenvalues: Float[np.ndarray, " r"]
+    diagonal: Float[Tensor, " d"]
+
+    @property
+    def trace(self) -> float:
+        """tr F, exact as the diagonal is."""
+        return float(self.diagonal.double().sum())
 
 
-def curvature_gap(
-    model: nn.Module,
-    data: Data,
-    *,
-    kind: str = "expected",
-    num_probes: int = 20,
-    num_eigenvalues: int = 1,
-    seed: int = 0,
-    batch_size: int = 1280,
-) -> CurvatureGap:
-    """How far are Hessian, Fisher and empirical Fisher apart? Traces, top eigenvalues, relative Frobenius distances.
+def exact_fisher(
+    model: nn.Module, data: Data, kind: str = "expected", *, seed: int = 0, batch_size: int = 1280
+) -> ExactFisher:
+    """Every eigenvalue of F, without an error of estimation: those of the inner products of the gradients.
 
-    With Rademacher probes v, E[vᵀ A v] = tr A and E[‖A v‖²] = ‖A‖²_F.
+    F = (1/n) GᵀG, with a row of G (k·n, d) for each sample and label: √p(y | x) g_y for "expected", else g_y. GGᵀ/n,
+    (k·n, k·n), has the same eigenvalues but for zeros: Dangel, Tatzel & Hennig, "ViViT: Curvature access through the
+    generalized Gauss-Newton's low-rank structure", TMLR 2022, arXiv:2106.02624, section 2. Where k·n > d it is the
+    (d, d) matrix itself that is decomposed, and G is not kept.
 
-    H − F = (1/n) Σ_x Σ_c (p_c − 1[c = y]) ∇²z_c is zero for logits linear in w. Otherwise its mean over labels drawn
-    from p is: H, F and E agree, up to 1/√n, where the model's p is the law of the labels. That is a minimum of the
-    expected loss, not one that fits every label of a sample: there F goes to zero as the residuals p − y do, H − F too,
-    and E as their squares.
-
-    Args:
-        model: From inputs to logits (n, classes).
-        data: (inputs, labels) on the model's device.
-        kind: Of F: "expected" or "sampled".
-        num_probes: Products with each of the three matrices.
-        num_eigenvalues: How many of the largest.
-        seed: Of probes, sampled labels and Lanczos's starting vector.
-        batch_size: As in `fisher_operator`.
+    G and its products have the weights' type. In float32, eigenvalues below about 1e-6 of the largest are rounding,
+    those that came out negative are set to zero: convert model and inputs with .double() where the small ones matter,
+    which takes a convolutional network ten times as long. Arguments as in `fisher_operator`. For
+    `learning_coefficients.quadratic_llc` the eigenvalues are its curvatures.
 
     Raises:
-        ValueError: As in `fisher_operator`; numbers below 1.
+        ValueError: As in `fisher_operator`; gradients and their inner products that take more than `EXACT_BYTES`, 4
+            GiB; gradients that are not finite.
+
+    Example:
+        >>> model = nn.Linear(1, 2, bias=False)
+        >>> _ = nn.init.zeros_(model.weight)  # p = (½, ½): F = x²/4 · [[1, −1], [−1, 1]]
+        >>> fisher = exact_fisher(model, (torch.tensor([[2.0]]), torch.tensor([0])))
+        >>> fisher.eigenvalues.round(4).tolist(), round(fisher.trace, 4)
+        ([2.0, 0.0], 2.0)
     """
-    check_at_least_one(num_probes=num_probes, num_eigenvalues=num_eigenvalues)
-    if kind not in ("expected", "sampled"):
-        raise ValueError(f'kind = {kind!r}; allowed: "expected" and "sampled"; the empirical one is compared anyway')
-    operators = {
-        "hessian": hessian_operator(model, cross_entropy, data, batch_size),
-        "fisher": fisher_operator(model, data, kind, seed=seed, batch_size=batch_size),
-        "empirical": fisher_operator(model, data, "empirical", batch_size=batch_size),
-    }
-    dtype, device = operators["hessian"].dtype, operators["hessian"].device
-    probes = random_signs(num_probes, operators["hessian"].dim, seed).to(device, dtype)
-    images = {name: operator.products(probes) for name, operator in operators.items()}
-    forms = {name: (probes * image).sum(1).double().cpu().numpy() for name, image in images.items()}
-    squares = {name: image.square().sum(1).double().cpu().numpy() for name, image in images.items()}
-    pairs = list(combinations(operators, 2))
-    apart = {(a, b): (images[a] - images[b]).square().sum(1).double().cpu().numpy() for a, b in pairs}
-    return CurvatureGap(
-        traces={name: _mean(form) for name, form in forms.items()},
-        top_eigenvalues={name: eigenvalues_of(operators[name], num_eigenvalues, seed=seed) for name in operators},
-        trace_differences={(a, b): _mean(forms[a] - forms[b]) for a, b in pairs},
-        distances={(a, b): _root_ratio(apart[a, b], squares[a]) for a, b in pairs},
-    )
+    weights, num_classes = checked_classifier(model, data, kind, batch_size)
+    num_samples, dim = len(data[0]), sum(w.numel() for w in weights.values())
+    num_rows = num_samples * (num_classes if kind == "expected" else 1)
+    one_of = next(iter(weights.values()))
+    _refuse_more_than_memory(num_rows, dim, one_of.itemsize)
+    batches = labelled_batches(model, data, kind, seed, batch_size)
+    chunks = (rows for batch in batches for rows in _gradient_rows(model, weights, *batch, kind))
+    squares = one_of.new_zeros(dim, dtype=torch.float64)
+    if num_rows > dim:
+        matrix = one_of.new_zeros(dim, dim, dtype=torch.float64)
+        for rows in chunks:
+            matrix += rows.T @ rows
+            squares += rows.square().sum(0)
+    else:
+        gradients, filled = one_of.new_empty(num_rows, dim), 0
+        for rows in chunks:
+            gradients[filled : filled + len(rows)] = rows
+            filled += len(rows)
+            squares += rows.square().sum(0)
+        matrix = _gram_below_diagonal(gradients)
+    if not torch.isfinite(matrix).all():
+        raise ValueError("the gradients of the log-likelihood are not finite; measure before training diverged")
+    eigenvalues = torch.linalg.eigvalsh(matrix / num_samples).clamp(min=0).flip(0).cpu().numpy()
+    return ExactFisher(eigenvalues, (squares / num_samples).to(one_of.dtype))
 
 
-def _mean(values: np.ndarray) -> tuple[float, float | None]:
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-    return float(values.mean()), error
-
-
-def _root_ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float | None]:
-    """√(Σ numerators / Σ denominators) with its jackknife error; NaN where the denominators vanish."""
-    count, totals = len(numerators), (numerators.sum(), denominators.sum())
-    if totals[1] == 0:
-        return math.nan, None
-    value = float(np.sqrt(totals[0] / totals[1]))
-    if count == 1:
-        return value, None
-    left_out = np.sqrt((totals[0] - numerators) / (totals[1] - denominators))
-    return value, float(np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum()))
-
-
-def _checked_classifier(model: nn.Module, data: Data, kind: str, batch_size: int) -> tuple[dict[str, Tensor], int]:
+def checked_classifier(model: nn.Module, data: Data, kind: str, batch_size: int) -> tuple[dict[str, Tensor], int]:
     """The trainable weights by name, and the number of classes."""
     if kind not in KINDS:
         raise ValueError(f"kind = {kind!r}; allowed: {', '.join(KINDS)}")
@@ -280,7 +203,9 @@ def _checked_classifier(model: nn.Module, data: Data, kind: str, batch_size: int
 
 
 @torch.no_grad()
-def _batches(model: nn.Module, data: Data, kind: str, seed: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+def labelled_batches(
+    model: nn.Module, data: Data, kind: str, seed: int, batch_size: int
+) -> list[tuple[Tensor, Tensor]]:
     """Inputs with the data's labels, or sampled ones: the same on every device, up to the rounding of p."""
     inputs, labels = data
     if kind == "sampled":
@@ -297,25 +222,47 @@ def _residuals(logits: Float[Tensor, "n c"], labels: Tensor, kind: str) -> Float
     return (p - torch.eye(p.shape[1], dtype=p.dtype, device=p.device)[:, None]) * p.sqrt().T[:, :, None]
 
 
-def _sum_of_squares(
+def _gradient_rows(
     model: nn.Module, weights: dict[str, Tensor], samples: Tensor, labels: Tensor, kind: str
-) -> Float[Tensor, " d"]:
-    """Σ over samples and labels of the squared gradient, one gradient after another, as many at once as fit."""
+) -> Iterator[Float[Tensor, "rows d"]]:
+    """Rows Jᵀr of G, where F = (1/n) GᵀG, sample after sample and in it residual after residual, as many as fit."""
     with torch.no_grad():
         residuals = _residuals(model(samples), labels, kind).transpose(0, 1)  # (n, k, classes)
 
-    def squares_of_sample(sample: Tensor, residuals: Tensor) -> dict[str, Tensor]:
+    def rows_of_sample(sample: Tensor, residuals: Tensor) -> Float[Tensor, "k d"]:
         _, pull_back = vjp(lambda weights: functional_call(model, weights, (sample[None],))[0], weights)
         (gradients,) = vmap(pull_back)(residuals)
-        return {name: gradient.square().sum(0) for name, gradient in gradients.items()}
+        return torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1)
 
     sample_bytes = residuals.shape[1] * sum(w.numel() * w.element_size() for w in weights.values())
     chunk = max(1, GRADIENT_BYTES // sample_bytes)
-    total = {name: torch.zeros_like(w) for name, w in weights.items()}
     for part in zip(samples.split(chunk), residuals.split(chunk), strict=True):
-        for name, squares in vmap(squares_of_sample)(*part).items():
-            total[name] += squares.sum(0)
-    return torch.cat([squares.flatten() for squares in total.values()])
+        yield vmap(rows_of_sample)(*part).flatten(0, 1)
+
+
+def _sum_of_squares(
+    model: nn.Module, weights: dict[str, Tensor], samples: Tensor, labels: Tensor, kind: str
+) -> Float[Tensor, " d"]:
+    """Σ over samples and labels of the squared gradient."""
+    return sum(rows.square().sum(0) for rows in _gradient_rows(model, weights, samples, labels, kind))
+
+
+def _gram_below_diagonal(rows: Float[Tensor, "m d"]) -> Float[Tensor, "m m"]:
+    """Inner products of the rows, in float64; above the diagonal, where `eigvalsh` does not look, only some."""
+    gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    for start in range(0, len(rows), ROWS_OF_GRAM):
+        end = start + ROWS_OF_GRAM
+        gram[start:end, :end] = rows[start:end] @ rows[:end].T
+    return gram
+
+
+def _refuse_more_than_memory(num_rows: int, dim: int, itemsize: int) -> None:
+    needed = 8 * min(num_rows, dim) ** 2 + (num_rows * dim * itemsize if num_rows <= dim else 0)
+    if needed > EXACT_BYTES:
+        raise ValueError(
+            f"{num_rows:,} gradients of {dim:,} weights and their inner products take {needed:,} bytes; allowed: "
+            f"{EXACT_BYTES:,}; give fewer samples, or estimate: `fisher_operator` with `spectrum.spectrum_of`"
+        )
 
 
 def _layered_sum_of_squares(
@@ -357,19 +304,9 @@ def _layered_sum_of_squares(
     if sorted(used) != sorted(layers):
         return None
     for residual in _residuals(logits, labels, kind):
-        torch.autograd.grad(logits, _trainable(model), residual, retain_graph=True)
+        torch.autograd.grad(logits, trainable(model), residual, retain_graph=True)
     return torch.cat([squares.flatten() for squares in total.values()])
 
 
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
+def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
-
-
-def _refuse_other_layers(model: nn.Module) -> None:
-    covered = {id(p) for layer in model.modules() if isinstance(layer, LAYERS) for p in layer.parameters(recurse=False)}
-    others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in covered]
-    if others:
-        raise ValueError(
-            f"K-FAC has no factors for {', '.join(others[:3])}{' and more' if len(others) > 3 else ''}; allowed: "
-            "weights of Linear and Conv2d layers; freeze the others with requires_grad_(False)"
-        )

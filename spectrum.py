@@ -14,10 +14,10 @@ half their difference, the largest of the last four steps, is given as the quadr
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -214,6 +214,41 @@ def shortened(spectrum: Spectrum, num_steps: int) -> Spectrum:
     check_at_least_one(num_steps=num_steps)
     shown = spectrum.diagonals[:, :num_steps], spectrum.off_diagonals[:, : num_steps - 1]
     return _quadrature(*shown, spectrum.dim, spectrum.epsilon)
+
+
+def tridiagonals(spectrum: Spectrum) -> dict[str, Any]:
+    """What `spectrum_from` needs, as JSON can hold it: a few numbers a probe and step."""
+    return {
+        "dim": spectrum.dim,
+        "epsilon": spectrum.epsilon,
+        "diagonals": spectrum.diagonals.tolist(),
+        "off_diagonals": spectrum.off_diagonals.tolist(),
+    }
+
+
+def spectrum_from(tridiagonals: Mapping[str, Any]) -> Spectrum:
+    """The spectrum that `tridiagonals` gave, to the bit."""
+    diagonals, off_diagonals = (np.array(tridiagonals[key], dtype=float) for key in ("diagonals", "off_diagonals"))
+    return _quadrature(diagonals, off_diagonals, tridiagonals["dim"], tridiagonals["epsilon"])
+
+
+def largest_ritz_values(spectrum: Spectrum, k: int) -> Float[np.ndarray, " k"]:
+    """The k largest eigenvalues as the Lanczos steps taken know them, descending, at no further cost.
+
+    Each is at most the eigenvalue of its place, up to rounding (Cauchy interlacing), and within a percent of it where
+    that stands apart from the rest and some 20 steps were taken; of one that is repeated exactly there is one copy.
+    `eigenvalues_of` iterates until it knows them all.
+
+    Raises:
+        ValueError: k below 1, or more than the steps found.
+    """
+    check_at_least_one(k=k)
+    ritz_values, weights = _rule(spectrum.diagonals, spectrum.off_diagonals)
+    of_probes = np.sort(np.where(weights > 0, ritz_values, -np.inf), axis=1)[:, ::-1]  # the others only fill up
+    found = of_probes.max(axis=0)
+    if k > (known := int(np.isfinite(found).sum())):
+        raise ValueError(f"k = {k}; allowed: 1 to {known}, the number of eigenvalues that the Lanczos steps found")
+    return found[:k]
 
 
 def spectral_sum(spectrum: Spectrum, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:

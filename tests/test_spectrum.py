@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import json
 
 import numpy as np
 import pytest
@@ -22,13 +23,16 @@ from spectrum import (
     eigenvalues_of,
     hessian_operator,
     hessian_spectrum,
+    largest_ritz_values,
     quadratic_llc,
     random_signs,
     rank_threshold,
     shortened,
     spectral_sum,
+    spectrum_from,
     spectrum_of,
     top_eigenvalues,
+    tridiagonals,
 )
 
 
@@ -158,6 +162,32 @@ def test_fewer_steps_afterwards_are_fewer_steps(classifier):
     operator = hessian_operator(model, cross_entropy, (inputs, targets))
     long, short = (spectrum_of(operator, num_probes=3, num_steps=steps) for steps in (30, 12))
     np.testing.assert_allclose(shortened(long, 12).nodes, short.nodes, rtol=1e-6, atol=1e-7)
+
+
+def test_a_spectrum_comes_back_from_json_to_the_bit(classifier):
+    model, inputs, targets = classifier
+    found = hessian_spectrum(model, cross_entropy, (inputs, targets), num_probes=3, num_steps=12)
+    again = spectrum_from(json.loads(json.dumps(tridiagonals(found))))
+    np.testing.assert_array_equal(again.nodes, found.nodes)
+    assert quadratic_llc(again, 10, 1) == quadratic_llc(found, 10, 1)
+
+
+def test_ritz_values_are_the_largest_eigenvalues_from_below(classifier):
+    model, inputs, targets = classifier
+    operator = hessian_operator(model, cross_entropy, (inputs, targets))
+    exact = eigenvalues_of(operator, 5)
+    found = largest_ritz_values(spectrum_of(operator, num_probes=2, num_steps=20), 5)
+    np.testing.assert_allclose(found, exact, rtol=0.01)
+    assert (found <= exact * (1 + 1e-5)).all()
+
+
+def test_ritz_values_that_only_fill_up_are_no_eigenvalues():
+    """−1 and −2 in a matrix of four: the Krylov space is exhausted after two steps, and zeros fill up T."""
+    found = spectrum_of(diagonal(np.array([-1.0, -1.0, -2.0, -2.0])), num_probes=4, num_steps=9)
+    np.testing.assert_allclose(largest_ritz_values(found, 2), [-1, -2])
+    for k in (0, 3):
+        with pytest.raises(ValueError, match="allowed"):
+            largest_ritz_values(found, k)
 
 
 # Rank
