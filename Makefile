@@ -6,7 +6,8 @@ BIN := .venv/bin
 # Bars in a log: a line every ten seconds instead of a redrawn one.
 QUIET_BARS := TQDM_MININTERVAL=10
 
-.PHONY: run test venv venv-dev data lint bench bench-full published directions min-singular schema clean help
+.PHONY: run test venv venv-dev data lint bench bench-full published directions min-singular phase-transitions \
+	phase-transitions-cnn schema clean help
 .DEFAULT_GOAL := help
 
 run: venv  ## execute the notebook with CONFIG and print the report's path
@@ -61,6 +62,17 @@ min-singular: venv  ## LLCs of models whose learning coefficient is known: noteb
 	mkdir -p build
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_min_singular_models.ipynb build/eval_min_singular_models.ipynb \
 		--cwd experiments --log-output --no-progress-bar
+
+phase-transitions: venv  ## LLC and curvature where training leaves a plateau: notebook and report (ten minutes)
+	mkdir -p build
+	$(QUIET_BARS) $(BIN)/papermill experiments/eval_mnist_phase_transitions.ipynb build/eval_mnist_phase_transitions.ipynb \
+		--cwd experiments --log-output --no-progress-bar
+
+phase-transitions-cnn: venv  ## the same of LeNet-5 with extra convolutions (an hour without CUDA)
+	mkdir -p build
+	$(QUIET_BARS) $(BIN)/papermill experiments/eval_mnist_phase_transitions.ipynb \
+		build/eval_mnist_phase_transitions_cnn.ipynb --cwd experiments --log-output --no-progress-bar \
+		-p config_path args_phase_transitions_cnn.json -p out phase_transitions_cnn
 
 schema: venv  ## write the config's JSON Schema anew
 	$(BIN)/python -m experiment_config > .schema.json.partial && mv .schema.json.partial args_ngd_sgd.schema.json

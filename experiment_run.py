@@ -49,6 +49,7 @@ class Run:
     make_optimizer: OptimizerFactory
     results: dict[str, Any]
     traces: dict[Point, np.ndarray] = field(default_factory=dict)
+    write_report: Callable[[Mapping, Mapping, Path], Path] = write_report  # of results and traces, to a file
 
 
 def model_factories(config: Config, in_shape: tuple[int, ...], num_classes: int) -> dict[str, Callable[[], nn.Module]]:
@@ -87,6 +88,7 @@ def open_run(
     device: str = "auto",
     models: ModelFactories | None = None,
     make_optimizer: OptimizerFactory | None = None,
+    data: DataSplits | None = None,
 ) -> Run:
     """Loads the data and opens the run directory, with all that an earlier start left there.
 
@@ -98,18 +100,19 @@ def open_run(
         models: Title → function that builds a model of your own, in place of the config's.
         make_optimizer: Function of (`"sgd"` or `"ngd"`, model, after_swap) that makes an optimizer of your own in place
             of the config's. A restart brings back its `state`, not what it keeps in its parameter groups.
+        data: Images and labels of your own on that device, in place of the config's data set.
 
     Raises:
-        ValueError: `models` or `make_optimizer` without `out`: the config no longer tells such runs apart. Or a model
-            with dropout or batch statistics, whose LLC is not defined.
+        ValueError: `models`, `make_optimizer` or `data` without `out`: the config no longer tells such runs apart. Or a
+            model with dropout or batch statistics, whose LLC is not defined.
         DeviceError: CUDA was asked for and there is none.
         data_files.DataError: The data set cannot be had.
         run_store.RunStoreError: The directory cannot be used, or holds a run with another config.
     """
-    if out is None and (models is not None or make_optimizer is not None):
-        raise ValueError("models or optimizers of your own need a run directory of their own: pass out=")
+    if out is None and not models is make_optimizer is data is None:
+        raise ValueError("models, optimizers or data of your own need a run directory of their own: pass out=")
     device = chosen_device(device)
-    data = load_data(config.data.dataset, PROJECT / Path(config.data.root).expanduser(), device)
+    data = data or load_data(config.data.dataset, PROJECT / Path(config.data.root).expanduser(), device)
     in_shape, num_classes = tuple(data.train.inputs.shape[1:]), int(data.train.labels.max()) + 1
     models = models or model_factories(config, in_shape, num_classes)
     settings = config.model_dump(mode="json")
@@ -186,4 +189,4 @@ def chosen_device(name: str) -> torch.device:
 
 def write_page(run: Run) -> Path:
     """Writes the report as far as the run has come."""
-    return write_report(finite(run.results), run.traces, run.store.directory / "report.html")
+    return run.write_report(finite(run.results), run.traces, run.store.directory / "report.html")

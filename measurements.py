@@ -28,6 +28,7 @@ from run_results import (
 )
 from run_store import Point
 from training import packed_weights
+from utils_general import TensorData
 from utils_hessian_fim import hessian_trace
 from verdict import with_error
 
@@ -73,7 +74,7 @@ def _measure_block(run: Run, model: nn.Module, block: list[Point], tick) -> None
         run.store.write_traces(run.traces)
         tick()
 
-    weights = [_weights(run, point) for point in block]
+    weights = [weights_at(run, point) for point in block]
     _estimate(run, model, weights, [_identity(point) for point in block], f"{block[0].title} LLC", keep)
 
 
@@ -108,7 +109,7 @@ def measure_robustness(run: Run) -> None:
 
 def _measure_grid(run: Run, model: nn.Module, finals: list[Point], tick) -> None:
     title, names = finals[0].title, [point.optimizer for point in finals]
-    weights, data = [_weights(run, point) for point in finals], run.data.train
+    weights, data = [weights_at(run, point) for point in finals], run.data.train
     if not run.results["models"][title].get("llc_grid"):
         curvature = max_curvature(model, weights, data, cross_entropy, run.config.devinterp.seed)
         open_grid(run.results, title, curvature, {point.optimizer: point.epoch for point in finals})
@@ -142,7 +143,7 @@ def _measure_rescaled(run: Run, model: nn.Module, point: Point, layers: tuple[st
         found[1.0] = summarise(trace, init_loss, run.results["nbeta"], run.results["train_size"], acceptance)
     to_sample = [factor for factor in missing if factor not in found]
     if to_sample:
-        state = _weights(run, point)
+        state = weights_at(run, point)
         scaled = [rescaled(state, layers, factor) for factor in to_sample]
         label = f"{_name(point)} rescaled"
         # Random numbers of their own, so that their errors are independent of the run's estimate and of each other.
@@ -161,19 +162,14 @@ def measure_hessian_traces(run: Run) -> None:
     data = run.config.data
     if not run.config.experiment.hessian:
         return
-    # The same images and probes for every checkpoint, so that epochs and optimizers are compared on equal terms.
-    chosen = torch.randperm(
-        len(run.data.train.labels), generator=torch.Generator().manual_seed(run.config.devinterp.seed)
-    )
-    chosen = chosen[: data.num_hessian_batches * data.batch_size].to(run.device)
-    images = run.data.train.inputs[chosen], run.data.train.labels[chosen]
+    images = curvature_images(run)
     with timed(run, "hessian") as tick:
         for title, factory in run.models.items():
             model = factory().to(run.device)
             for point in list(points_to_measure(run.results, title)):
                 if series_of(run.results, point)["hessian_trace"][point.epoch] is not None:
                     continue
-                model.load_state_dict(_weights(run, point))
+                model.load_state_dict(weights_at(run, point))
                 estimate = hessian_trace(
                     model, cross_entropy, images, data.num_probes, run.config.devinterp.seed,
                     relative_error=HESSIAN_RELATIVE_ERROR,
@@ -181,6 +177,14 @@ def measure_hessian_traces(run: Run) -> None:
                 put_hessian_trace(run.results, point, estimate)
                 tqdm.write(f"{_name(point)}: Hessian trace {with_error(estimate.trace, estimate.std_error)}")
                 tick()
+
+
+def curvature_images(run: Run) -> TensorData:
+    """Training images on which curvature is measured, the same for every checkpoint: all compare on equal terms."""
+    data, generator = run.config.data, torch.Generator().manual_seed(run.config.devinterp.seed)
+    chosen = torch.randperm(len(run.data.train.labels), generator=generator)
+    chosen = chosen[: data.num_hessian_batches * data.batch_size].to(run.device)
+    return TensorData(run.data.train.inputs[chosen], run.data.train.labels[chosen])
 
 
 def final_weights(run: Run, title: str, optimizer: str) -> dict[str, Tensor]:
@@ -196,8 +200,8 @@ def final_weights(run: Run, title: str, optimizer: str) -> dict[str, Tensor]:
     return packed_weights(checkpoint.tensors)
 
 
-def _weights(run: Run, point: Point) -> dict[str, Tensor]:
-    """The state dict of a checkpoint that training reached."""
+def weights_at(run: Run, point: Point) -> dict[str, Tensor]:
+    """The state dict of a checkpoint that training reached, on the CPU."""
     return packed_weights(run.store.load_checkpoint(point).tensors)
 
 

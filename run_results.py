@@ -62,7 +62,7 @@ def series_of(results: dict[str, Any], point: Point) -> dict[str, Any]:
     return results["models"][point.title]["optimizers"][point.optimizer]
 
 
-def _put(results: dict[str, Any], point: Point, findings: dict[str, Any]) -> None:
+def put_findings(results: dict[str, Any], point: Point, findings: dict[str, Any]) -> None:
     """Puts values into every series that shows `point`'s checkpoint: all optimizers' where it is the shared one."""
     shared = point.epoch == parting_epoch(results["config"])
     for name in optimizers(results["config"]) if shared else (point.optimizer,):
@@ -73,7 +73,7 @@ def _put(results: dict[str, Any], point: Point, findings: dict[str, Any]) -> Non
 
 def put_record(results: dict[str, Any], point: Point, record: dict[str, Any]) -> None:
     """Puts what was recorded of an epoch of training (`training.EpochRecord` as a dict)."""
-    _put(results, point, {key: record[key] for key in RECORD_SERIES})
+    put_findings(results, point, {key: record[key] for key in RECORD_SERIES})
     series = series_of(results, point)
     if record["diverged"]:
         series["diverged_epoch"] = point.epoch
@@ -94,12 +94,12 @@ def put_llc(results: dict[str, Any], point: Point, estimate: LLCEstimate) -> Non
         "num_unsettled_chains": sum(chain["verdict"] in (RISING, FALLING) for chain in chains),
         "llc_chains": chains,
     }
-    _put(results, point, findings)
+    put_findings(results, point, findings)
 
 
 def put_hessian_trace(results: dict[str, Any], point: Point, estimate) -> None:
     """Puts a `utils_hessian_fim.HessianTrace`."""
-    _put(results, point, {key: getattr(estimate, attribute) for key, attribute in HESSIAN_SERIES.items()})
+    put_findings(results, point, {key: getattr(estimate, attribute) for key, attribute in HESSIAN_SERIES.items()})
 
 
 def finding(estimate: LLCEstimate) -> dict[str, Any]:

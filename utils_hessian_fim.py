@@ -1,4 +1,7 @@
-"""How curved is the loss at a solution? The Hessian's trace, and its top eigenvalue by ARPACK's Lanczos iteration."""
+"""How curved is the loss at a solution? Trace, spectrum, rank of the Hessian; diagonal, trace of the Fisher matrix.
+
+The names that notebooks use, from one place; and the largest curvature of a loss that is given as a function.
+"""
 
 from collections.abc import Callable
 
@@ -9,9 +12,15 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp
 
+from fisher_information import exact_fisher, fisher_diagonal, fisher_eigenvalues, fisher_trace
 from hessian_trace import HessianTrace, hessian_trace
+from spectrum import count_above, hessian_spectrum, quadratic_llc, rank_threshold, top_eigenvalues
 
-__all__ = ["HessianTrace", "hessian_trace", "largest_curvature", "loss_on"]
+__all__ = [
+    "HessianTrace", "count_above", "exact_fisher", "fisher_diagonal", "fisher_eigenvalues", "fisher_trace",
+    "hessian_spectrum", "hessian_trace", "largest_curvature", "loss_on", "quadratic_llc", "rank_threshold",
+    "top_eigenvalues",
+]  # fmt: skip
 
 
 def largest_curvature(

@@ -7,12 +7,17 @@ import pytest
 
 import curvature_figures
 from curvature_figures import (
+    AT_THE_EDGE,
+    BIN_EDGES,
     density_figure,
+    diagonal_histogram,
     fisher_histogram_figure,
     quadratic_llc_figure,
     rank_figure,
+    stretched,
     three_way_figure,
     top_eigenvalues_figure,
+    unstretched,
 )
 from figure_style import COLOURS
 
@@ -32,6 +37,7 @@ def optimizers():
         series = {
             "spectral_density": lists(lambda e, s=scale: list(s * np.exp(-((GRID - e) ** 2))), first),
             "top_eigenvalues": lists(lambda e, s=scale: [s * (9 + e), s * 4, s * 0.5], first),
+            "fisher_histogram": lists(lambda e, s=scale: diagonal_histogram([0, s * 10.0**-e, s, 3e-7]), first),
         }
         for place, key in enumerate(
             (
@@ -57,24 +63,51 @@ def every_figure(optimizers):
         density_figure(TITLE, optimizers, GRID, 1000),
         top_eigenvalues_figure(TITLE, optimizers),
         rank_figure(TITLE, optimizers, "h_max/1000"),
-        fisher_histogram_figure(TITLE, {name: np.array([1e-6, 1e-3, 0.0]) for name in optimizers}),
+        fisher_histogram_figure(TITLE, optimizers),
         three_way_figure(TITLE, optimizers),
         quadratic_llc_figure(TITLE, optimizers, 26.4, 100),
     ]
 
 
-def test_the_slider_shows_one_epoch_at_a_time_of_both_optimizers(optimizers):
-    figure = density_figure(TITLE, optimizers, GRID, 1000)
+def epochs_shown(figure, optimizers, key):
+    """Epoch of the slider → optimizers and traces that it shows, having checked that they are those measured then."""
     (slider,) = figure.layout.sliders
     assert [step.label for step in slider.steps] == ["0", "1", "2", "3", "4", "5"]
+    assert [trace.visible for trace in figure.data] == list(slider.steps[slider.active].args[0]["visible"])
+    found = {}
     for epoch, step in enumerate(slider.steps):
         shown = [trace for trace, on in zip(figure.data, step.args[0]["visible"], strict=True) if on]
-        measured = [name for name in optimizers if optimizers[name]["spectral_density"][epoch] is not None]
-        assert [trace.name for trace in shown] == [name.upper() for name in measured]
-        for name, trace in zip(measured, shown, strict=True):
+        measured = [name for name in optimizers if optimizers[name][key][epoch] is not None]
+        assert [trace.legendgroup for trace in shown] == measured
+        found[epoch] = list(zip(measured, shown, strict=True))
+    return found
+
+
+def test_the_slider_shows_the_densities_of_one_epoch_at_a_time(optimizers):
+    figure = density_figure(TITLE, optimizers, GRID, 1000)
+    for epoch, shown in epochs_shown(figure, optimizers, "spectral_density").items():
+        for name, trace in shown:
+            assert trace.name == name.upper()
             np.testing.assert_array_equal(trace.y, optimizers[name]["spectral_density"][epoch])
             np.testing.assert_array_equal(trace.x, GRID)
-    assert [trace.visible for trace in figure.data] == slider.steps[slider.active].args[0]["visible"]
+
+
+def test_a_stretched_axis_tells_a_narrow_spectrum_from_a_wide_one(optimizers):
+    """It is linear near zero, a decade a unit beyond, the same on both sides, and its ticks are eigenvalues."""
+    values = np.array([-100.0, -1e-4, 0.0, 1e-4, 1.0, 10.0, 100.0])
+    places = stretched(values, 0.01)
+    np.testing.assert_allclose(unstretched(places, 0.01), values, atol=1e-12)
+    np.testing.assert_allclose(places, -stretched(-values, 0.01))
+    np.testing.assert_allclose(np.diff(places[-3:]), 1, atol=1e-4)
+    assert places[3] == pytest.approx(0.01 / np.log(10), rel=1e-4)
+    figure = density_figure(TITLE, optimizers, GRID, 1000, linear_below=0.01)
+    np.testing.assert_allclose(figure.data[0].x, stretched(GRID, 0.01))
+    np.testing.assert_array_equal(figure.data[0].customdata, GRID)
+    ticks = [float(text.replace("−", "-")) for text in figure.layout.xaxis.ticktext]
+    assert 0 in ticks
+    np.testing.assert_allclose(figure.layout.xaxis.tickvals, stretched(np.array(ticks), 0.01))
+    assert "linear below 0.01" in figure.layout.xaxis.title.text
+    assert "per decade" in figure.layout.yaxis.title.text
 
 
 def test_the_density_is_on_a_log_axis_down_to_a_single_eigenvalue(optimizers):
@@ -113,18 +146,47 @@ def test_ranks_have_95_percent_intervals_and_the_axis_names_the_threshold(optimi
     assert "swap after epoch 2" in [annotation.text for annotation in figure.layout.annotations]
 
 
-def test_the_histogram_counts_every_positive_weight_and_names_the_zeros():
+def test_the_rank_of_the_gauss_newton_matrix_is_drawn_where_there_is_one(optimizers):
+    optimizers["sgd"]["gauss_newton_rank"] = [9, 9, 9, None, 9, 8]
+    figure = rank_figure(TITLE, optimizers, "γ/nβ")
+    assert [trace.name for trace in figure.data] == ["SGD, Hessian", "SGD, Gauss-Newton", "NGD, Hessian"]
+    exact = named(figure, "SGD, Gauss-Newton")
+    np.testing.assert_array_equal(exact.y, [9, 9, 9, np.nan, 9, 8])
+    assert exact.error_y.array is None
+    del optimizers["sgd"]["hessian_rank"], optimizers["ngd"]["hessian_rank"]
+    figure = rank_figure(TITLE, optimizers, "γ/nβ")
+    assert figure.layout.xaxis.range[1] > 5
+
+
+def test_a_histogram_has_every_weight_once_in_bins_that_never_change():
     rng = np.random.default_rng(0)
-    diagonals = {"sgd": np.append(10 ** rng.normal(-5, 1, 300), np.zeros(100)), "ngd": 10 ** rng.normal(-3, 1, 50)}
-    figure = fisher_histogram_figure(TITLE, diagonals, num_bins=20)
-    sgd, ngd = figure.data
-    assert (sgd.name, ngd.name) == ("SGD (25 % are exactly 0)", "NGD")
-    assert sum(sgd.y) == pytest.approx(75)
-    assert sum(ngd.y) == pytest.approx(100)
-    np.testing.assert_array_equal(sgd.x, ngd.x)
-    peak = sgd.x[np.argmax(sgd.y)]
-    assert 1e-6 < peak < 1e-4
+    diagonal = np.concatenate([10 ** rng.normal(-5, 1, 300), np.zeros(96), [1e-30, 1e9, 1e-16, 1e4]])
+    histogram = diagonal_histogram(diagonal.astype(np.float32))
+    assert histogram["zeros"] == pytest.approx(96 / 400)
+    assert len(histogram["shares"]) == len(BIN_EDGES) - 1 == 80
+    assert sum(histogram["shares"]) + histogram["zeros"] == pytest.approx(1)
+    assert histogram["shares"][0] == histogram["shares"][-1] == pytest.approx(2 / 400)  # beyond the ends, too
+    inside = np.array(histogram["shares"])[(BIN_EDGES[:-1] >= -8) & (BIN_EDGES[1:] <= -2)]
+    np.testing.assert_allclose(400 * inside, np.histogram(diagonal, 10 ** np.linspace(-8, -2, 25))[0])
+    assert json.loads(json.dumps(histogram)) == histogram
+
+
+@pytest.mark.parametrize("diagonal", [[], [1.0, -1e-9], [1.0, np.nan], [np.inf]])
+def test_what_is_no_diagonal_of_a_fisher_information_is_refused(diagonal):
+    with pytest.raises(ValueError, match="negative or not finite"):
+        diagonal_histogram(np.array(diagonal))
+
+
+def test_the_slider_shows_the_histograms_of_one_epoch_at_a_time(optimizers):
+    figure = fisher_histogram_figure(TITLE, optimizers)
+    for epoch, shown in epochs_shown(figure, optimizers, "fisher_histogram").items():
+        for name, trace in shown:
+            assert trace.name == f"{name.upper()} (25 % are exactly 0)"
+            np.testing.assert_allclose(trace.y, 100 * np.array(optimizers[name]["fisher_histogram"][epoch]["shares"]))
     assert figure.layout.xaxis.type == "log"
+    low, high = figure.layout.xaxis.range  # of the bins that any epoch uses: from 3e-7 to 2
+    assert (low, high) == (-6.75, 0.5)
+    assert figure.layout.yaxis.range[1] >= 50
 
 
 def test_three_traces_and_two_distances_of_each_optimizer(optimizers):
@@ -156,6 +218,31 @@ def test_a_log_axis_ends_where_the_values_do_also_where_an_interval_reaches_belo
     assert 0.01 < 10 ** axis.range[0] < 0.1
 
 
+def test_values_at_or_below_zero_stand_at_the_edge_of_a_log_axis_and_hide_nothing(optimizers):
+    """As on a plateau, where curvature is a thousandth of what it is later."""
+    optimizers["sgd"]["llc"] = [-3.0, 0.0, 0.1, None, 80.0, 100.0]
+    optimizers["ngd"]["llc"] = [None, None, 1e-9, 0.2, 70.0, 90.0]
+    figure = quadratic_llc_figure(TITLE, optimizers, 26.4, 100)
+    axis, edge = figure.layout.yaxis, named(figure, AT_THE_EDGE)
+    assert axis.type == "log"
+    assert 0.01 < 10 ** axis.range[0] < 0.1
+    np.testing.assert_array_equal(named(figure, "SGD, measured").y, [np.nan, np.nan, 0.1, np.nan, 80, 100])
+    np.testing.assert_allclose(edge.y, 10 ** axis.range[0])
+    assert edge.x == (0, 1, 2)
+    assert edge.marker.color == (COLOURS["sgd"], COLOURS["sgd"], COLOURS["ngd"])
+    for text, words in zip(edge.customdata, ("epoch 0: -3 ±", "epoch 1: 0 ±", "epoch 2: 1e-09 ±"), strict=True):
+        assert words in text
+    assert edge.showlegend
+
+
+def test_values_as_far_below_zero_as_above_keep_a_linear_axis(optimizers):
+    for name in optimizers:
+        optimizers[name] = {"llc": [-80.0, 0.1, 50.0, 100.0]}
+    figure = quadratic_llc_figure(TITLE, optimizers, 26.4, 100)
+    assert figure.layout.yaxis.type is None
+    assert all(list(trace.y) == [-80, 0.1, 50, 100] for trace in figure.data)
+
+
 def test_colours_titles_and_axes_are_those_of_the_report(optimizers):
     for figure in every_figure(optimizers):
         assert TITLE in figure.layout.title.text
@@ -170,8 +257,8 @@ def test_what_was_not_measured_is_not_drawn():
         density_figure(TITLE, nothing, GRID, 1000),
         top_eigenvalues_figure(TITLE, nothing),
         rank_figure(TITLE, nothing, "0.1"),
-        fisher_histogram_figure(TITLE, {"sgd": np.zeros(3)}),
-        fisher_histogram_figure(TITLE, {}),
+        fisher_histogram_figure(TITLE, nothing),
+        fisher_histogram_figure(TITLE, {"sgd": {"fisher_histogram": [None, diagonal_histogram(np.zeros(3))]}}),
         three_way_figure(TITLE, nothing),
         quadratic_llc_figure(TITLE, nothing, 1, 1),
     ):
