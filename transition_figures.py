@@ -61,7 +61,7 @@ CAPTIONS = {
     "(solid); what it would be were the loss its second-order expansion at w*, from the Hessian's spectrum (dashed) "
     "and from the Gauss-Newton matrix's (dotted), all at the same nβ and γ. λ̂ may be below zero where w* is no "
     "minimum, as on a plateau: the sampler goes down from it. Bars are 95 % intervals, over the sampler's draws or "
-    "over probes alone, the images fixed; the Gauss-Newton matrix is exact on its images.",
+    "over probes alone. The LLC is that of the whole training set, the spectra are of a few of its batches.",
     "developmental": "Is the LLC a function of the loss, or does the path matter? One point an epoch, joined in order; "
     "training runs towards lower loss, mostly from right to left. Colour is the epoch; the symbol and the line's "
     "colour are the optimizer. At one loss, compare the curves along a vertical line. Bars are 95 % intervals of the "

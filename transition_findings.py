@@ -164,7 +164,7 @@ def _prediction_text(series: Mapping, t: Transition) -> str:
     for key, words in (("quadratic_llc", "the Hessian's"), ("gauss_newton_llc", "the Gauss-Newton matrix's")):
         value, error = value_at(series, key, t.end)
         if value is not None:
-            text = f"{value:.4g}" if error is None else with_error(value, error)
+            text = _text((value, error))
             ratio = f" (the measured one is {measured[0] / value:.2f} of it)" if value > 0 else ""
             parts.append(f"{text} by {words} spectrum{ratio}")
     if not parts:
@@ -287,7 +287,7 @@ def _phase_cells(series: Mapping, epoch: int) -> list[str]:
 def _text(value: Value) -> str:
     if value[0] is None:
         return "–"
-    return f"{value[0]:.4g}" if value[1] is None else with_error(*value)
+    return f"{value[0]:#.4g}" if value[1] is None else with_error(*value)
 
 
 def _arrow(before: Value, after: Value) -> str:

@@ -17,7 +17,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "hidden_conv_layers": [7], "num_epochs": 18, "sgd_lr": 0.02, "ngd_lr": 0.02,
     },
     "data": {"dataset": "mnist", "batch_size": 64, "num_hessian_batches": 2},
-    "devinterp": {"num_draws": 500, "num_burnin_steps": 400, "nbeta": 100.0},
+    "devinterp": {"num_draws": 400, "num_burnin_steps": 300, "nbeta": 100.0},
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ It is a run as in `experiment.py`, with images cut to the first ones, more measu
 finished epoch and measurement is kept at once; the same call with the same settings and directory takes it from there.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ def curvature_at(
 def write_study_report(results: Mapping, traces: Mapping, dest: Path) -> Path:
     """Writes the report of what was measured so far; the sampled losses of `traces` are not shown in it."""
     said = Markup("").join(Markup("<p>{}</p>").format(text) for text in findings(results))
-    return write_figs_to_html(study_figures(results), dest, "Phase transitions", said + summary_table(results))
+    context = Markup("<p><small>{}</small></p>").format(_context(results))
+    title = f"Leaving the plateau: {', '.join(results['models'])} on {results['config']['data']['dataset']}"
+    return write_figs_to_html(study_figures(results), dest, title, said + summary_table(results) + context)
 
 
 def _is_measured(run: Run, point: Point) -> bool:
@@ -149,6 +152,14 @@ def _of_fisher(fisher: ExactFisher, nbeta: float, localization: float) -> dict[s
         "gauss_newton_rank": int((known > localization / nbeta).sum()),
         "gauss_newton_llc": llc_of_curvatures(known.tolist(), nbeta, localization),
     }
+
+
+def _context(results: Mapping) -> str:
+    """Settings, environment and seconds, which every number depends on."""
+    settings = "; ".join(f"{name} {json.dumps(section)}" for name, section in results["config"].items())
+    return f"Settings: {settings}. Computed with {json.dumps(results['environment'])}, seconds: " + ", ".join(
+        f"{phase} {seconds:.0f}" for phase, seconds in results["timing_s"].items()
+    )
 
 
 def _with_error(key: str, value: float, std_error: float | None) -> dict[str, float | None]:

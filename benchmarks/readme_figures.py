@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/readme_figures.py RUN_DIRECTORY
 
-Needs Chromium and `make venv-dev`; the figures are those of the run's report, drawn by the same functions.
+The directory is that of a run (`make run`) or of the study of phase transitions (`make phase-transitions`), whose
+pictures are called phase-….png. Needs Chromium and `make venv-dev`; the figures are those of the run's report, drawn by the same functions.
 """
 
 import json
@@ -16,9 +17,11 @@ from playwright.sync_api import sync_playwright
 from figures import model_figures
 from report import write_figs_to_html
 from run_store import RunStore
+from transition_figures import study_figures
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHOWN = ("loss", "llc", "running-mean", "hessian-trace", "llc-against-loss", "llc-grid")
+SHOWN_OF_PHASES = ("llc", "developmental", "spectra")
 WIDTH, MARGIN = 1000, 12  # pixels
 
 
@@ -26,7 +29,11 @@ def main(directory: Path) -> None:
     store = RunStore(directory, json.loads((directory / "config.json").read_text()))
     results, traces = store.read_results(), store.read_traces()
     title = next(iter(results["models"]))
-    figures = [entry for entry in model_figures(title, results, traces) if entry[0] in SHOWN]
+    if "transitions" in results["config"]:
+        figures = [entry for entry in study_figures(results) if entry[0] in SHOWN_OF_PHASES]
+        figures = [(f"phase-{key}", caption, figure) for key, caption, figure in figures]
+    else:
+        figures = [entry for entry in model_figures(title, results, traces) if entry[0] in SHOWN]
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser_path is None:
         sys.exit("no Chromium found: install one, or put it on PATH")

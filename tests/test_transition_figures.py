@@ -297,7 +297,7 @@ def test_an_optimizers_findings_are_those_computed_by_hand(results):
         # 0.5 √2 · 1.96 = 1.39
         "Hessian trace: 2.00 ± 0.50 before, 60.00 ± 0.50 at its largest (epoch 3, inside the drop), 20.00 ± 0.50 after;"
         " from the largest to after, change -40.00, 95 % interval -41.39 to -38.61, beyond noise.",
-        "Largest Hessian eigenvalue: 0.2 before, 30 at its largest (epoch 3, inside the drop), 10 after.",
+        "Largest Hessian eigenvalue: 0.2000 before, 30.00 at its largest (epoch 3, inside the drop), 10.00 after.",
         "‖H − F‖/‖H‖ 0.500 ± 0.050 → 0.500 ± 0.050.",
         "After the drop the LLC measured is 120.00 ± 0.40; to second order it would be 60.0 ± 6.0 by the Hessian's "
         "spectrum (the measured one is 2.00 of it), 40 by the Gauss-Newton matrix's spectrum (the measured one is 3.00 "
@@ -371,7 +371,7 @@ def test_the_table_has_a_row_an_optimizer_and_phase(results):
         ["NGD, before", "2"], ["NGD, after", "3"], ["NGD, end", "5"],
     ]  # fmt: skip
     assert rows[2][2:] == [
-        "0.4000", "120.00 ± 0.40", "20.00 ± 0.50", "10", "5.00 ± 0.50", "4", "0.500 ± 0.050",
+        "0.4000", "120.00 ± 0.40", "20.00 ± 0.50", "10.00", "5.00 ± 0.50", "4", "0.500 ± 0.050",
     ]  # fmt: skip
     assert table.startswith('<div class="scroll"><table class="data">')
     head = re.findall('<th scope="col">(.*?)</th>', table)
