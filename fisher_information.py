@@ -14,8 +14,9 @@ units of nats / weight². Three kinds differ in the labels y:
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -84,13 +85,11 @@ def fisher_diagonal(
     weights, _ = checked_classifier(model, data, kind, batch_size)
     batches = labelled_batches(model, data, kind, seed, batch_size)
     model = copy.deepcopy(model)
-    sum_of_squares = _sum_of_squares
-    samples, labels = (part[:2] for part in batches[0])
-    short = _layered_sum_of_squares(model, weights, samples, labels, kind)
-    # The shortcut may be wrong where a layer's weight is also used outside the layer: two samples tell.
-    if short is not None and torch.allclose(short, _sum_of_squares(model, weights, samples, labels, kind), rtol=1e-3):
-        sum_of_squares = _layered_sum_of_squares
-    return sum(sum_of_squares(model, weights, *batch, kind) for batch in batches) / len(data[0])
+    if _is_linear_in_layers(model, weights, batches[0], kind):
+        parts = (_squares_of_layers(weights, _layer_gradients(model, weights, *batch, kind)) for batch in batches)
+    else:
+        parts = (_sum_of_squares(model, weights, *batch, kind) for batch in batches)
+    return sum(parts) / len(data[0])
 
 
 def fisher_trace(
@@ -142,9 +141,10 @@ def exact_fisher(
     F = (1/n) GᵀG, with a row of G (k·n, d) for each sample and label: √p(y | x) g_y for "expected", else g_y. GGᵀ/n,
     (k·n, k·n), has the same eigenvalues but for zeros: Dangel, Tatzel & Hennig, "ViViT: Curvature access through the
     generalized Gauss-Newton's low-rank structure", TMLR 2022, arXiv:2106.02624, section 2. Where k·n > d it is the
-    (d, d) matrix itself that is decomposed, and G is not kept.
+    (d, d) matrix itself that is decomposed, and G is not kept. Where all weights are those of linear layers, a layer's
+    part of a gradient is δaᵀ, an inner product of two (δᵀδ′)(aᵀa′), and G is not formed.
 
-    G and its products have the weights' type. In float32, eigenvalues below about 1e-6 of the largest are rounding,
+    Gradients have the weights' type. In float32, eigenvalues below about 1e-6 of the largest are rounding,
     those that came out negative are set to zero: convert model and inputs with .double() where the small ones matter,
     which takes a convolutional network ten times as long. Arguments as in `fisher_operator`. For
     `learning_coefficients.quadratic_llc` the eigenvalues are its curvatures.
@@ -164,18 +164,24 @@ def exact_fisher(
     num_samples, dim = len(data[0]), sum(w.numel() for w in weights.values())
     num_rows = num_samples * (num_classes if kind == "expected" else 1)
     one_of = next(iter(weights.values()))
-    _refuse_more_than_memory(num_rows, dim, one_of.itemsize)
     batches = labelled_batches(model, data, kind, seed, batch_size)
-    chunks = (rows for batch in batches for rows in _gradient_rows(model, weights, *batch, kind))
+    model = copy.deepcopy(model)
+    layered = num_rows <= dim and _is_linear_in_layers(model, weights, batches[0], kind)
+    _refuse_more_than_memory(num_rows, dim, 0 if layered else one_of.itemsize)
     squares = one_of.new_zeros(dim, dtype=torch.float64)
-    if num_rows > dim:
+    if layered:
+        parts = [_layer_gradients(model, weights, *batch, kind) for batch in batches]
+        layers = [_LayerGradients.joined(of_layer) for of_layer in zip(*parts, strict=True)]
+        squares += _squares_of_layers(weights, layers)
+        matrix = _gram_of_layers(weights, layers)
+    elif num_rows > dim:
         matrix = one_of.new_zeros(dim, dim, dtype=torch.float64)
-        for rows in chunks:
+        for rows in _rows_of(model, weights, batches, kind):
             matrix += rows.T @ rows
             squares += rows.square().sum(0)
     else:
         gradients, filled = one_of.new_empty(num_rows, dim), 0
-        for rows in chunks:
+        for rows in _rows_of(model, weights, batches, kind):
             gradients[filled : filled + len(rows)] = rows
             filled += len(rows)
             squares += rows.square().sum(0)
@@ -240,6 +246,12 @@ def _gradient_rows(
         yield vmap(rows_of_sample)(*part).flatten(0, 1)
 
 
+def _rows_of(
+    model: nn.Module, weights: dict[str, Tensor], batches: Sequence[tuple[Tensor, Tensor]], kind: str
+) -> Iterator[Float[Tensor, "rows d"]]:
+    return (rows for batch in batches for rows in _gradient_rows(model, weights, *batch, kind))
+
+
 def _sum_of_squares(
     model: nn.Module, weights: dict[str, Tensor], samples: Tensor, labels: Tensor, kind: str
 ) -> Float[Tensor, " d"]:
@@ -265,30 +277,39 @@ def _refuse_more_than_memory(num_rows: int, dim: int, itemsize: int) -> None:
         )
 
 
-def _layered_sum_of_squares(
-    model: nn.Module, weights: dict[str, Tensor], samples: Tensor, labels: Tensor, kind: str
-) -> Float[Tensor, " d"] | None:
-    """The same for linear layers: a sample's gradient is δ aᵀ, its square δ² (a²)ᵀ, and the sum one matrix product.
+class _LayerGradients(NamedTuple):
+    """What a linear layer's gradients are made of: δ_nk a_nᵀ by its weight and δ_nk by its bias, residual k, sample n.
 
-    None where a weight is of another layer, or a layer is used twice or not on vectors.
+    Attributes:
+        name: Of the layer, as those of its weights begin.
+        inputs: a.
+        deltas: δ, the gradient by the layer's outputs.
     """
-    total = {name: torch.zeros_like(w) for name, w in weights.items()}
+
+    name: str
+    inputs: Float[Tensor, "n fan_in"]
+    deltas: Float[Tensor, "n k fan_out"]
+
+    @classmethod
+    def joined(cls, parts: Sequence["_LayerGradients"]) -> "_LayerGradients":
+        """Those of all batches."""
+        return cls(parts[0].name, *(torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:]))
+
+
+def _layer_gradients(
+    model: nn.Module, weights: dict[str, Tensor], samples: Tensor, labels: Tensor, kind: str
+) -> list[_LayerGradients] | None:
+    """Of every linear layer; None where a weight is of another layer, or a layer is used twice or not on vectors."""
+    inputs: dict[str, Tensor] = {}
+    deltas: dict[str, list[Tensor]] = {}
     used = []
 
     def watch(name: str, layer: nn.Linear) -> torch.utils.hooks.RemovableHandle:
-        def after_forward(_, inputs: tuple[Tensor], output: Tensor) -> None:
-            squared_inputs = inputs[0].detach().square()
-
-            def after_backward(delta: Tensor) -> None:
-                squares = delta.square()
-                if f"{name}weight" in total:
-                    total[f"{name}weight"] += squares.T @ squared_inputs
-                if f"{name}bias" in total:
-                    total[f"{name}bias"] += squares.sum(0)
-
-            used.extend([name] if inputs[0].ndim == 2 else [name, name])
+        def after_forward(_, given: tuple[Tensor], output: Tensor) -> None:
+            inputs[name], deltas[name] = given[0].detach().clone(), []
+            used.extend([name] if given[0].ndim == 2 else [name, name])
             if output.requires_grad:
-                output.register_hook(after_backward)
+                output.register_hook(deltas[name].append)
 
         return layer.register_forward_hook(after_forward)
 
@@ -305,7 +326,43 @@ def _layered_sum_of_squares(
         return None
     for residual in _residuals(logits, labels, kind):
         torch.autograd.grad(logits, trainable(model), residual, retain_graph=True)
+    return [_LayerGradients(name, inputs[name], torch.stack(deltas[name], dim=1)) for name in layers if deltas[name]]
+
+
+def _is_linear_in_layers(model: nn.Module, weights: dict[str, Tensor], batch: tuple[Tensor, Tensor], kind: str) -> bool:
+    """Whether `_layer_gradients` has them all.
+
+    It may be wrong where a layer's weight is also used outside the layer: the squares of two samples tell.
+    """
+    two = tuple(part[:2] for part in batch)
+    layers = _layer_gradients(model, weights, *two, kind)
+    if layers is None:
+        return False
+    return torch.allclose(_squares_of_layers(weights, layers), _sum_of_squares(model, weights, *two, kind), rtol=1e-3)
+
+
+def _squares_of_layers(weights: dict[str, Tensor], layers: Sequence[_LayerGradients]) -> Float[Tensor, " d"]:
+    """Σ over samples and residuals of the squared gradient, one matrix product a layer."""
+    total = {name: torch.zeros_like(w) for name, w in weights.items()}
+    for name, inputs, deltas in layers:
+        squares = deltas.square().sum(1)  # (n, fan_out)
+        if f"{name}weight" in total:
+            total[f"{name}weight"] += squares.T @ inputs.square()
+        if f"{name}bias" in total:
+            total[f"{name}bias"] += squares.sum(0)
     return torch.cat([squares.flatten() for squares in total.values()])
+
+
+def _gram_of_layers(weights: dict[str, Tensor], layers: Sequence[_LayerGradients]) -> Float[Tensor, "n*k n*k"]:
+    """Inner products of all gradients, in float64: the sum over layers of (δᵀδ′)(aᵀa′), and of δᵀδ′ for a bias."""
+    gram: Tensor | int = 0
+    for name, inputs, deltas in layers:
+        rows, inputs = deltas.flatten(0, 1).double(), inputs.double()
+        products = inputs @ inputs.T if f"{name}weight" in weights else inputs.new_zeros(len(inputs), len(inputs))
+        products = products + (f"{name}bias" in weights)
+        per_sample = deltas.shape[1]
+        gram = gram + (rows @ rows.T) * products.repeat_interleave(per_sample, 0).repeat_interleave(per_sample, 1)
+    return gram
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -77,7 +77,8 @@ CAPTIONS = {
     "about its range over the number of steps: peaks near zero are where its nodes lie, not single eigenvalues.",
     "top-eigenvalues": "Does curvature peak within the drop? The largest eigenvalues of the Hessian on its batches, "
     "the first as a thick line, as far as the Lanczos steps know them: up to rounding never too large, and close where "
-    "an eigenvalue stands apart. They say nothing of directions of negative curvature.",
+    "an eigenvalue stands apart. Of a few images they are too large where single images dominate, as late in training. "
+    "They say nothing of directions of negative curvature.",
     "rank": "How many directions does the posterior feel? The number of eigenvalues above γ/nβ, where it is as wide as "
     "the localisation: of the Hessian by quadrature, with 95 % intervals over probes, and of the Gauss-Newton matrix "
     "exactly. The images are fixed; what others would give is not in the bars.",

@@ -16,7 +16,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "experiment_type": "standard", "robustness": False, "hidden_nodes": [64], "hidden_layers": [8],
         "hidden_conv_layers": [7], "num_epochs": 18, "sgd_lr": 0.02, "ngd_lr": 0.02,
     },
-    "data": {"dataset": "mnist", "batch_size": 64, "num_hessian_batches": 2},
+    "data": {"dataset": "mnist", "batch_size": 64, "num_hessian_batches": 4},
     "devinterp": {"num_draws": 400, "num_burnin_steps": 300, "nbeta": 100.0},
 }  # fmt: skip
 

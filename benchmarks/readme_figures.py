@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/readme_figures.py RUN_DIRECTORY
 
 The directory is that of a run (`make run`) or of the study of phase transitions (`make phase-transitions`), whose
-pictures are called phase-….png. Needs Chromium and `make venv-dev`; the figures are those of the run's report, drawn by the same functions.
+pictures are called phase-….png. Needs Chromium and `make venv-dev`; the figures are those of the run's report, drawn by
+the same functions.
 """
 
 import json

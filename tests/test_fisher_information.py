@@ -223,10 +223,18 @@ def test_their_quadratic_llc_is_the_one_estimated_from_products(small, localizat
 
 
 def test_what_takes_more_memory_than_allowed_is_refused(small, monkeypatch):
-    """In float32, 69 gradients of 123 weights and 69² products in float64; with more gradients, 123² of those."""
-    model, inputs, labels = small
-    many = inputs.repeat(2, 1, 1, 1), labels.repeat(2)
-    for data, needed in (((inputs, labels), 4 * 69 * 123 + 8 * 69**2), (many, 8 * 123**2)):
+    """69 gradients have 69² products in float64; more than 123 of 123 weights, 123² of those.
+
+    Of a convolution's 47 weights the 30 gradients are kept themselves too, in float32.
+    """
+    linear, inputs, labels = small
+    convolutional = Convolutional()
+    for model, samples, needed in (
+        (linear, 23, 8 * 69**2),
+        (linear, 46, 8 * 123**2),
+        (convolutional, 10, 4 * 30 * 47 + 8 * 30**2),
+    ):
+        data = inputs.repeat(2, 1, 1, 1)[:samples], labels.repeat(2)[:samples]
         monkeypatch.setattr(fisher_information, "EXACT_BYTES", needed)
         exact_fisher(model, data)
         monkeypatch.setattr(fisher_information, "EXACT_BYTES", needed - 1)

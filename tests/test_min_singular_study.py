@@ -4,12 +4,11 @@ import copy
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
-import papermill
 import pytest
 import torch
+from executed_notebook import EXPERIMENTS, execute
 
 from experiment_config import ConfigError
 from experiment_run import DeviceError
@@ -34,7 +33,6 @@ from min_singular_study import (
 from run_store import RunStoreError
 from spectrum import eigenvalues_of
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 ERRORS = 4.0  # standard errors that an estimate may be away: one estimate in ten thousand is further
 BIAS = 0.06  # of λ, in the small deep linear network: finite nβ, γ and ε together
 STEP_BIAS = 0.06  # ε A ≤ 0.2 where w_i² ≤ 1/γ: at most 1/(1 − 0.05) − 1 a direction
@@ -59,15 +57,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     """The notebook, executed on a small config; (its cells' outputs, its directory)."""
-    directory = tmp_path_factory.mktemp("study")
-    (directory / "config.json").write_text(json.dumps(SMALL))
-    parameters = {"config_path": str(directory / "config.json"), "out": str(directory / "run"), "device": "cpu"}
-    notebook = papermill.execute_notebook(
-        EXPERIMENTS / "eval_min_singular_models.ipynb", directory / "executed.ipynb", cwd=EXPERIMENTS,
-        progress_bar=False, parameters=parameters,
-    )  # fmt: skip
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return outputs, directory / "run"
+    return execute("eval_min_singular_models", SMALL, tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture

@@ -300,8 +300,8 @@ def test_an_optimizers_findings_are_those_computed_by_hand(results):
         "Largest Hessian eigenvalue: 0.2000 before, 30.00 at its largest (epoch 3, inside the drop), 10.00 after.",
         "‖H − F‖/‖H‖ 0.500 ± 0.050 → 0.500 ± 0.050.",
         "After the drop the LLC measured is 120.00 ± 0.40; to second order it would be 60.0 ± 6.0 by the Hessian's "
-        "spectrum (the measured one is 2.00 of it), 40 by the Gauss-Newton matrix's spectrum (the measured one is 3.00 "
-        "of it).",
+        "spectrum (the measured one is 2.00 of it), 40.00 by the Gauss-Newton matrix's spectrum (the measured one is "
+        "3.00 of it).",
     ):
         assert sentence in text
     assert "below zero" not in text

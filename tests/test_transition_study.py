@@ -1,12 +1,11 @@
 """The study of phase transitions: its notebook on a small deep network that has one, its directory, its settings."""
 
 import json
-from pathlib import Path
 
 import numpy as np
-import papermill
 import pytest
 import torch
+from executed_notebook import EXPERIMENTS, execute
 from torch.func import functional_call, hessian
 from torch.nn.functional import cross_entropy
 
@@ -30,7 +29,6 @@ from transition_study import (
 )
 from utils_general import TensorData
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 TITLE = "FFNN 7 HL, 32 HN"
 FIGURES = 9
 
@@ -53,15 +51,7 @@ def small(data_root, **experiment) -> dict:
 @pytest.fixture(scope="module")
 def executed(data_root, tmp_path_factory):
     """The notebook, executed; (its cells' outputs, its directory)."""
-    directory = tmp_path_factory.mktemp("study")
-    (directory / "config.json").write_text(json.dumps(small(data_root)))
-    parameters = {"config_path": str(directory / "config.json"), "out": str(directory / "run"), "device": "cpu"}
-    notebook = papermill.execute_notebook(
-        EXPERIMENTS / "eval_mnist_phase_transitions.ipynb", directory / "executed.ipynb", cwd=EXPERIMENTS,
-        progress_bar=False, parameters=parameters,
-    )  # fmt: skip
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return outputs, directory / "run"
+    return execute("eval_mnist_phase_transitions", small(data_root), tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture
