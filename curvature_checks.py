@@ -14,6 +14,10 @@ from llc_checks import check_data, check_loss
 BY_CLASS = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
+class NotFiniteError(ValueError):
+    """Curvature does not exist at these weights, as after training diverged; the message says what is not finite."""
+
+
 def checked_weights(
     model: nn.Module, loss_fn: Callable, data: tuple[Float[Tensor, "n ..."], Tensor], batch_size: int
 ) -> dict[str, Tensor]:
@@ -37,7 +41,7 @@ def checked_weights(
         raise ValueError(f"the model's weights are {shown}; allowed: one type on one device; convert them with .to()")
     broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
     if broken:
-        raise ValueError(f"{broken[0]} holds weights that are not finite; measure before training diverged")
+        raise NotFiniteError(f"{broken[0]} holds weights that are not finite; measure before training diverged")
     _refuse_training_behaviour(model)
     check_data(data, 1, next(iter(weights.values())).device)
     if loss_fn in (cross_entropy, nll_loss) or isinstance(loss_fn, BY_CLASS):

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.functional import cross_entropy, one_hot
 
-from curvature_checks import checked_weights
+from curvature_checks import NotFiniteError, checked_weights
 from spectrum import ROWS_AT_ONCE, Operator, eigenvalues_of
 
 KINDS = ("expected", "sampled", "empirical")
@@ -167,7 +167,7 @@ def exact_fisher(
     batches = labelled_batches(model, data, kind, seed, batch_size)
     model = copy.deepcopy(model)
     layered = num_rows <= dim and _is_linear_in_layers(model, weights, batches[0], kind)
-    _refuse_more_than_memory(num_rows, dim, 0 if layered else one_of.itemsize)
+    refuse_more_than_memory(num_rows, dim, 0 if layered else one_of.itemsize)
     squares = one_of.new_zeros(dim, dtype=torch.float64)
     if layered:
         parts = [_layer_gradients(model, weights, *batch, kind) for batch in batches]
@@ -187,7 +187,7 @@ def exact_fisher(
             squares += rows.square().sum(0)
         matrix = _gram_below_diagonal(gradients)
     if not torch.isfinite(matrix).all():
-        raise ValueError("the gradients of the log-likelihood are not finite; measure before training diverged")
+        raise NotFiniteError("the gradients of the log-likelihood are not finite; measure before training diverged")
     eigenvalues = torch.linalg.eigvalsh(matrix / num_samples).clamp(min=0).flip(0).cpu().numpy()
     return ExactFisher(eigenvalues, (squares / num_samples).to(one_of.dtype))
 
@@ -268,7 +268,14 @@ def _gram_below_diagonal(rows: Float[Tensor, "m d"]) -> Float[Tensor, "m m"]:
     return gram
 
 
-def _refuse_more_than_memory(num_rows: int, dim: int, itemsize: int) -> None:
+def refuse_more_than_memory(num_rows: int, dim: int, itemsize: int) -> None:
+    """Raises ValueError where `exact_fisher` needs more than `EXACT_BYTES`.
+
+    Args:
+        num_rows: Gradients, samples · classes.
+        dim: Weights.
+        itemsize: Bytes of a weight; 0 where all weights are those of linear layers, whose gradients are not kept.
+    """
     needed = 8 * min(num_rows, dim) ** 2 + (num_rows * dim * itemsize if num_rows <= dim else 0)
     if needed > EXACT_BYTES:
         raise ValueError(
@@ -338,7 +345,8 @@ def _is_linear_in_layers(model: nn.Module, weights: dict[str, Tensor], batch: tu
     layers = _layer_gradients(model, weights, *two, kind)
     if layers is None:
         return False
-    return torch.allclose(_squares_of_layers(weights, layers), _sum_of_squares(model, weights, *two, kind), rtol=1e-3)
+    right = _sum_of_squares(model, weights, *two, kind)
+    return torch.allclose(_squares_of_layers(weights, layers), right, rtol=1e-3, atol=1e-6 * float(right.max()))
 
 
 def _squares_of_layers(weights: dict[str, Tensor], layers: Sequence[_LayerGradients]) -> Float[Tensor, " d"]:

@@ -66,8 +66,7 @@ def hessian_trace(
     """Estimate of the trace of the Hessian of the mean loss over all of `data`, by the weights that require a gradient.
 
     Args:
-        model: Any module that can be differentiated twice. It is not changed, and is used in evaluation mode: batch
-            norm with its running statistics, no dropout.
+        model: Any module that can be differentiated twice, used in the mode it is in; it is not changed.
         loss_fn: Mean-reduced loss of (outputs, targets).
         data: (inputs, targets) on the model's device.
         num_probes: Hessian-vector products over all the data, ≥ 1; with `relative_error`, the most.
@@ -89,7 +88,7 @@ def hessian_trace(
         10.0
     """
     _check_arguments(num_probes, seed, relative_error, method, memory_budget)
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model)
     weights = checked_weights(model, loss_fn, data, batch_size)
     model.requires_grad_(False)
     block_size = SAMPLE_BLOCK if method == "blockwise" else len(data[0])

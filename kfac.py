@@ -33,8 +33,8 @@ def kfac_factors(
 ) -> dict[str, KroneckerFactors]:
     """K-FAC's factors A = mean a aᵀ and B = mean E_y[g gᵀ] of every linear or convolutional layer, by its name.
 
-    A ⊗ B is a layer's whole block with a single sample. The factors are curvlinops's (Dangel et al., arXiv:2501.19183).
-    Arguments and errors as in `fisher_information.fisher_operator`.
+    A ⊗ B is a linear layer's whole block with a single sample. The factors are curvlinops's (Dangel et al.,
+    arXiv:2501.19183). Arguments and errors as in `fisher_information.fisher_operator`.
 
     Raises:
         ValueError: Also for trainable weights outside such layers.
@@ -58,7 +58,8 @@ def kfac_factors(
     state = matrix.state_dict()
     of_inputs, of_gradients = state["input_covariances"], state["gradient_covariances"]
     alone = next(iter(of_gradients.values())).new_ones(1, 1)  # A of a layer of which only the bias is trained
-    return {name: KroneckerFactors(of_inputs.get(name, alone), b) for name, b in of_gradients.items()}
+    in_order = (name for name, _ in model.named_modules() if name in of_gradients)
+    return {name: KroneckerFactors(of_inputs.get(name, alone), of_gradients[name]) for name in in_order}
 
 
 def kfac_eigenvalues(factors: dict[str, KroneckerFactors], k: int) -> Float[np.ndarray, " k"]:

@@ -144,7 +144,7 @@ def _tried_model(model: nn.Module, inputs: Tensor, loss_fn: Callable, targets: T
             reason += f" with weights of {weights.dtype}; convert them, as in inputs.to({weights.dtype})"
         raise ValueError(f"{reason}: {error}") from error
     losses = [_tried_loss(loss_fn, given, targets) for given in (outputs, again)]
-    if isinstance(losses[0], Tensor) and not torch.equal(*losses):
+    if isinstance(losses[0], Tensor) and not torch.allclose(*losses, rtol=0, atol=0, equal_nan=True):
         raise ValueError(
             "the model's forward pass is random: the same inputs gave two losses, so there is no loss L(w) to sample"
         )

@@ -26,7 +26,7 @@ from run_results import (
     rescaled_finding,
     series_of,
 )
-from run_store import Point
+from run_store import Point, RunStoreError
 from training import packed_weights
 from utils_general import TensorData
 from utils_hessian_fim import hessian_trace
@@ -169,7 +169,7 @@ def measure_hessian_traces(run: Run) -> None:
             for point in list(points_to_measure(run.results, title)):
                 if series_of(run.results, point)["hessian_trace"][point.epoch] is not None:
                     continue
-                model.load_state_dict(weights_at(run, point))
+                load_weights(run, model, point)
                 estimate = hessian_trace(
                     model, cross_entropy, images, data.num_probes, run.config.devinterp.seed,
                     relative_error=HESSIAN_RELATIVE_ERROR,
@@ -198,6 +198,21 @@ def final_weights(run: Run, title: str, optimizer: str) -> dict[str, Tensor]:
     if checkpoint is None or checkpoint.record["diverged"]:
         raise ValueError(f"{_name(point)}: training has not come that far, or diverged; there are no weights")
     return packed_weights(checkpoint.tensors)
+
+
+def load_weights(run: Run, model: nn.Module, point: Point) -> None:
+    """Gives the model the weights of a checkpoint that training reached.
+
+    Raises:
+        run_store.RunStoreError: They are another model's.
+    """
+    try:
+        model.load_state_dict(weights_at(run, point))
+    except RuntimeError as error:
+        path = run.store.checkpoint_path(point)
+        raise RunStoreError(
+            f"{path} does not fit {point.title} ({error}); remove it, then that epoch is trained again"
+        ) from None
 
 
 def weights_at(run: Run, point: Point) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp, vmap
 
-from curvature_checks import check_at_least_one, checked_weights
+from curvature_checks import NotFiniteError, check_at_least_one, checked_weights
 
 BASIS_BYTES = 2**30  # memory for Lanczos vectors; more probes than fit go one group after another
 ROWS_AT_ONCE = 8  # vectors in one vmapped product: more cost memory and save little time
@@ -232,23 +232,22 @@ def spectrum_from(tridiagonals: Mapping[str, Any]) -> Spectrum:
     return _quadrature(diagonals, off_diagonals, tridiagonals["dim"], tridiagonals["epsilon"])
 
 
-def largest_ritz_values(spectrum: Spectrum, k: int) -> Float[np.ndarray, " k"]:
-    """The k largest eigenvalues as the Lanczos steps taken know them, descending, at no further cost.
+def largest_ritz_values(spectrum: Spectrum, k: int) -> Float[np.ndarray, " found"]:
+    """The k largest eigenvalues as the Lanczos steps taken know them, descending, at no further cost; fewer where fewer
+    were found, because the steps or the Krylov space ended.
 
     Each is at most the eigenvalue of its place, up to rounding (Cauchy interlacing), and within a percent of it where
     that stands apart from the rest and some 20 steps were taken; of one that is repeated exactly there is one copy.
     `eigenvalues_of` iterates until it knows them all.
 
     Raises:
-        ValueError: k below 1, or more than the steps found.
+        ValueError: k below 1.
     """
     check_at_least_one(k=k)
     ritz_values, weights = _rule(spectrum.diagonals, spectrum.off_diagonals)
     of_probes = np.sort(np.where(weights > 0, ritz_values, -np.inf), axis=1)[:, ::-1]  # the others only fill up
     found = of_probes.max(axis=0)
-    if k > (known := int(np.isfinite(found).sum())):
-        raise ValueError(f"k = {k}; allowed: 1 to {known}, the number of eigenvalues that the Lanczos steps found")
-    return found[:k]
+    return found[np.isfinite(found)][:k]
 
 
 def spectral_sum(spectrum: Spectrum, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
@@ -458,7 +457,7 @@ def _rule(diagonals: np.ndarray, off_diagonals: np.ndarray) -> tuple[np.ndarray,
 
 def _check_finite(values: np.ndarray) -> None:
     if not np.isfinite(values).all():
-        raise ValueError(
+        raise NotFiniteError(
             "a product with the matrix is not finite: the weights, or second derivatives of the loss at them, are NaN "
             "or infinite; measure before training diverged"
         )

@@ -60,8 +60,9 @@ CAPTIONS = {
     "llc": "Does the LLC change with the drop, and does the loss's second order account for it? Measured by sampling "
     "(solid); what it would be were the loss its second-order expansion at w*, from the Hessian's spectrum (dashed) "
     "and from the Gauss-Newton matrix's (dotted), all at the same nβ and γ. λ̂ may be below zero where w* is no "
-    "minimum, as on a plateau: the sampler goes down from it. Bars are 95 % intervals, over the sampler's draws or "
-    "over probes alone. The LLC is that of the whole training set, the spectra are of a few of its batches.",
+    "minimum, as on a plateau: the sampler goes down from it. Bars are 95 % intervals: of the sampling; of the "
+    "quadrature, Student's over the few probes plus its own error. The LLC is that of the whole training set, the "
+    "spectra are of a few of its batches.",
     "developmental": "Is the LLC a function of the loss, or does the path matter? One point an epoch, joined in order; "
     "training runs towards lower loss, mostly from right to left. Colour is the epoch; the symbol and the line's "
     "colour are the optimizer. At one loss, compare the curves along a vertical line. Bars are 95 % intervals of the "
@@ -76,16 +77,17 @@ CAPTIONS = {
     "axes. Lines are smoothed means over probes. Inside a spectrum Lanczos does not tell apart eigenvalues closer than "
     "about its range over the number of steps: peaks near zero are where its nodes lie, not single eigenvalues.",
     "top-eigenvalues": "Does curvature peak within the drop? The largest eigenvalues of the Hessian on its batches, "
-    "the first as a thick line, as far as the Lanczos steps know them: up to rounding never too large, and close where "
-    "an eigenvalue stands apart. Of a few images they are too large where single images dominate, as late in training. "
-    "They say nothing of directions of negative curvature.",
-    "rank": "How many directions does the posterior feel? The number of eigenvalues above γ/nβ, where it is as wide as "
-    "the localisation: of the Hessian by quadrature, with 95 % intervals over probes, and of the Gauss-Newton matrix "
-    "exactly. The images are fixed; what others would give is not in the bars.",
+    "the first as a thick line, as far as the Lanczos steps know them: up to rounding never too large, and close "
+    "where an eigenvalue stands apart. Of a few images they are too large where single images dominate, as late in "
+    "training. They say nothing of directions of negative curvature.",
+    "rank": "How many directions does the posterior feel? The number of eigenvalues above γ/nβ, where it is as wide "
+    "as the localisation: of the Hessian by quadrature, with 95 % intervals (Student's over the few probes, plus the "
+    "quadrature's error), and of the Gauss-Newton matrix exactly. The images are fixed; what others would give is "
+    "not in the bars.",
     "three-way": "When is the Fisher information the Hessian? Left the traces, right how far two matrices are apart, "
-    "relative to the first one's norm. What the Hessian has beyond the Fisher information is curvature weighted by the "
-    "residuals. The empirical Fisher takes the data's labels in place of the model's. Bars are 95 % intervals over "
-    "probes; the traces of both Fisher matrices are exact on the images.",
+    "relative to the norm of the one named last. What the Hessian has beyond the Fisher information is curvature "
+    "weighted by the residuals. The empirical Fisher takes the data's labels in place of the model's. Bars are 95 % "
+    "intervals over the probes, Student's for so few; the traces of both Fisher matrices are exact on the images.",
     "fisher-histogram": "How is the Fisher information spread over the weights? Its diagonal, exact on the images, in "
     "bins that are the same at all epochs, so that the slider compares. The legend tells how many weights are at "
     "exactly 0, such as those of a unit that no image switches on.",
@@ -211,8 +213,7 @@ def spectra_figure(title: str, results: Results) -> go.Figure:
     threshold = threshold_of(results)
     low = max(min(tops) / 10**DECADES_BELOW, max(tops) * 1e-12)
     high = 2 * max(tops)
-    if threshold is not None:
-        low, high = min(low, threshold / 3), max(high, 3 * threshold)
+    low, high = min(low, threshold / 3), max(high, 3 * threshold)
     grid = np.geomspace(low, high, 200)
     for optimizer, phase, epoch, spectrum, eigenvalues in shown:
         name, colour = f"{label(optimizer)}, {phase} (epoch {epoch})", PHASE_COLOURS[phase]
@@ -229,12 +230,11 @@ def spectra_figure(title: str, results: Results) -> go.Figure:
             line.update(line={"color": colour, "width": 2, "dash": "dot", "shape": "hv"})
             _add_count(figure, line, panels[optimizer])
     _add_spectra_legend(figure, shown)
-    if threshold is not None:
-        for column in panels.values():
-            figure.add_vline(
-                x=threshold, col=column, row=1, line={"color": SOFT, "width": 1.5, "dash": "dash"}, layer="below",
-                name=f"γ/nβ = {threshold:.3g}", showlegend=column == 1, legendgroup="threshold",
-            )  # fmt: skip
+    for column in panels.values():
+        figure.add_vline(
+            x=threshold, col=column, row=1, line={"color": SOFT, "width": 1.5, "dash": "dash"}, layer="below",
+            name=f"γ/nβ = {threshold:.3g}", showlegend=column == 1, legendgroup="threshold",
+        )  # fmt: skip
     for optimizer, column in panels.items():
         axis = "" if column == 1 else column
         figure.add_annotation(
@@ -287,7 +287,8 @@ def density_figure(title: str, results: Results) -> go.Figure:
     extents = [extent for extent in extents if extent > 0]
     if not extents:
         return empty_figure("Spectrum of the Hessian", title)
-    linear_below = 10.0 ** round(math.log10(max(min(extents), max(extents) * 10**-STRETCH_DECADES)))
+    # Below the smallest extent, so that there are powers of ten to label on every epoch's axis.
+    linear_below = 10.0 ** math.floor(math.log10(max(min(extents), max(extents) * 10**-STRETCH_DECADES) / 2))
 
     def on_axis(spectrum: Spectrum) -> Spectrum:
         return replace(spectrum, nodes=stretched(spectrum.nodes, linear_below))
@@ -307,11 +308,11 @@ def density_figure(title: str, results: Results) -> go.Figure:
     figure = curvature_figures.density_figure(
         title, densities, grid, model["num_parameters"], linear_below=linear_below
     )
-    if (threshold := threshold_of(results)) is not None:
-        figure.add_vline(
-            x=float(stretched(threshold, linear_below)), line={"color": SOFT, "width": 1.5, "dash": "dash"},
-            layer="below", name=f"γ/nβ = {threshold:.3g}", showlegend=True,
-        )  # fmt: skip
+    threshold = threshold_of(results)
+    figure.add_vline(
+        x=float(stretched(threshold, linear_below)), line={"color": SOFT, "width": 1.5, "dash": "dash"},
+        layer="below", name=f"γ/nβ = {threshold:.3g}", showlegend=True,
+    )  # fmt: skip
     return figure
 
 
@@ -325,7 +326,7 @@ def top_eigenvalues_figure(title: str, results: Results) -> go.Figure:
 def rank_figure(title: str, results: Results) -> go.Figure:
     """Number of eigenvalues above γ/nβ over epochs, of the Hessian and of the Gauss-Newton matrix."""
     threshold = threshold_of(results)
-    words = "γ/nβ" if threshold is None else f"γ/nβ = {threshold:.3g}"
+    words = f"γ/nβ = {threshold:.3g}"
     figure = curvature_figures.rank_figure(title, optimizers_of(results, title), words, swap_epoch(results))
     return marked(figure, results, title)
 

@@ -38,7 +38,7 @@ def findings(results: Results) -> list[str]:
         head = f"{title}, " if len(results["models"]) > 1 else ""
         transitions = transitions_of(results, title)
         for optimizer, series in optimizers_of(results, title).items():
-            sentences = _optimizer_texts(series, transitions[optimizer], results["config"]["transitions"])
+            sentences = _optimizer_texts(series, transitions[optimizer], results["config"])
             texts.append(f"{head}{label(optimizer)}: {' '.join(sentences)}")
         for pair in combinations(transitions, 2):
             sentences = _comparison_texts(results, title, transitions, *pair)
@@ -52,23 +52,24 @@ def _rule_text(rule: Mapping) -> str:
         f"in a run: an epoch is flat where the loss changes by at most {_percent(rule['flat'])} of R. A drop is a run "
         f"of epochs that each fall by more, one of them by at least {_percent(rule['steep'])} of R. It is a transition "
         f"where at least {_count(rule['min_plateau'], 'flat epoch')} in a row, the plateau, end just before it. "
-        "Below, ± is one standard error, of the sampling or over probes; the images are fixed."
+        "Below, ± is one standard error: of the sampling, or over probes, there widened to Student's for the few of "
+        "them and by the quadrature's error. The images are fixed."
     )
 
 
-def _optimizer_texts(series: Mapping, transitions: Sequence[Transition], rule: Mapping) -> list[str]:
+def _optimizer_texts(series: Mapping, transitions: Sequence[Transition], config: Mapping) -> list[str]:
     texts = []
     if (diverged := series.get("diverged_epoch")) is not None:
         texts.append(f"Training diverged in epoch {diverged}; what follows is from before.")
     if not transitions:
-        return [*texts, _no_transition_text(series, rule)]
+        return [*texts, _no_transition_text(series, config["transitions"])]
     texts += [_transition_text(transition) for transition in transitions]
     main = largest_drop(transitions)
     if len(transitions) > 1:
         texts.append(f"The numbers below are those of the largest drop, after epoch {main.plateau_end}.")
     texts += [
         _llc_text(series, main), *_curvature_texts(series, main), _distance_text(series, main),
-        _prediction_text(series, main),
+        _prediction_text(series, main, config["data"]),
     ]  # fmt: skip
     return [text for text in texts if text]
 
@@ -91,6 +92,8 @@ def _no_transition_text(series: Mapping, rule: Mapping) -> str:
     falls = [(before - after) / size for before, after in pairwise(losses)]
     steepest = int(np.argmax(falls))
     epoch, fall = first + steepest + 1, _percent(falls[steepest])
+    if falls[steepest] <= 0:
+        return "No transition: the validation loss never falls."
     if falls[steepest] < rule["steep"]:
         return (
             f"No transition: no epoch is steep. The largest fall, in epoch {epoch}, is {fall} of the loss's range, "
@@ -131,14 +134,9 @@ def _curvature_texts(series: Mapping, t: Transition) -> list[str]:
         if t.plateau_end not in values or t.end not in values:
             continue
         peak = max(values, key=lambda epoch: values[epoch][0])
-        change = (
-            ""
-            if None in (values[peak][1], values[t.end][1]) or peak == t.end
-            else (f"; from the largest to after, {_change(values[peak], values[t.end])}")
-        )
         texts.append(
             f"{words}: {_text(values[t.plateau_end])} before, {_text(values[peak])} at its largest (epoch {peak}, "
-            f"{_place(peak, t)}), {_text(values[t.end])} after{change}."
+            f"{_place(peak, t)}), {_text(values[t.end])} after."
         )
     if texts and t.end == t.plateau_end + 1:
         texts.append("The drop takes one epoch, so no checkpoint lies inside it.")
@@ -156,7 +154,7 @@ def _distance_text(series: Mapping, t: Transition) -> str:
     return "" if None in (pair[0][0], pair[1][0]) else f"‖H − F‖/‖H‖ {_arrow(*pair)}."
 
 
-def _prediction_text(series: Mapping, t: Transition) -> str:
+def _prediction_text(series: Mapping, t: Transition, data: Mapping) -> str:
     measured = llc_at(series, t.end)
     if measured[0] is None:
         return ""
@@ -169,7 +167,8 @@ def _prediction_text(series: Mapping, t: Transition) -> str:
             parts.append(f"{text} by {words} spectrum{ratio}")
     if not parts:
         return ""
-    return f"After the drop the LLC measured is {_text(measured)}; to second order it would be {', '.join(parts)}."
+    images = f"{data['num_hessian_batches'] * data['batch_size']:,} images"
+    return f"After the drop the LLC measured is {_text(measured)}; to second order, on {images}, {', '.join(parts)}."
 
 
 def _comparison_texts(results: Results, title: str, transitions: Mapping, one: str, other: str) -> list[str]:
@@ -179,7 +178,7 @@ def _comparison_texts(results: Results, title: str, transitions: Mapping, one: s
         end = largest_drop(transitions[name]).end if transitions[name] else 0
         curves[name] = [point for point in llc_points(optimizers_of(results, title)[name]) if point.epoch >= end]
     if not all(curves.values()):
-        return [*texts, "There are no LLC of both after the drop to compare."]
+        return [*texts, "There are no LLC of both to compare."]
     last = {name: curve[-1] for name, curve in curves.items()}
     texts.append(
         "Last LLC of each, at its training loss: "
@@ -189,6 +188,8 @@ def _comparison_texts(results: Results, title: str, transitions: Mapping, one: s
         )
         + f"; {_pair_difference(one, other, last[one], last[other])}."
     )
+    if not (transitions[one] and transitions[other]):
+        return texts
     # The lowest loss that both reach after their drops: the one that got less far stands there itself.
     loss = max(min(point.loss for point in curve) for curve in curves.values())
     at_loss = {name: _llc_at_loss(curve, loss) for name, curve in curves.items()}
@@ -261,9 +262,10 @@ def summary_table(results: Results) -> Markup:
         for row in rows
     )
     caption = (
-        "± one standard error, of the sampling or over probes; largest eigenvalue and Gauss-Newton rank have none. "
-        "Ranks: eigenvalues above γ/nβ. Before: the plateau's end. Across: the epoch that falls most, where it is not "
-        "the drop's end. After: the drop's end. Without a transition: first, middle and last epoch."
+        "± one standard error, of the sampling or over probes; largest eigenvalue and Gauss-Newton rank have none, "
+        "and – was not measured. Ranks: eigenvalues above γ/nβ. Before: the plateau's end. Across: the epoch that "
+        "falls most, where it is not the drop's end. After: the drop's end. Without a transition: first, middle and "
+        "last epoch."
     )
     return Markup(
         '<div class="scroll"><table class="data"><caption>Before and after the drop <span>{}</span></caption>'
@@ -295,7 +297,7 @@ def _arrow(before: Value, after: Value) -> str:
 
 
 def _change(before: Value, after: Value) -> str:
-    """`change +116.9, 95 % interval 111.0 to 122.8, beyond noise`; errors independent."""
+    """`change +116.9, 95 % interval 111.0 to 122.8, beyond noise`; errors taken as independent."""
     difference = after[0] - before[0]
     interval = interval_of(difference, before[1], after[1])
     if interval is None:

@@ -78,10 +78,9 @@ def swap_epoch(results: Results) -> int | None:
     return experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" else None
 
 
-def threshold_of(results: Results) -> float | None:
-    """γ/nβ, in nats / weight²; None for SGNHT, which has no γ."""
-    sampler = results["config"]["devinterp"]
-    return None if sampler["sampler"] == "sgnht" else sampler["localization"] / results["nbeta"]
+def threshold_of(results: Results) -> float:
+    """γ/nβ, in nats / weight²."""
+    return results["config"]["devinterp"]["localization"] / results["nbeta"]
 
 
 def known_losses(series: Mapping) -> tuple[int, list[float]]:

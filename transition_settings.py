@@ -16,7 +16,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "experiment_type": "standard", "robustness": False, "hidden_nodes": [64], "hidden_layers": [8],
         "hidden_conv_layers": [7], "num_epochs": 18, "sgd_lr": 0.02, "ngd_lr": 0.02,
     },
-    "data": {"dataset": "mnist", "batch_size": 64, "num_hessian_batches": 4},
+    "data": {"dataset": "mnist", "batch_size": 64, "num_hessian_batches": 3},
     "devinterp": {"num_draws": 400, "num_burnin_steps": 300, "nbeta": 100.0},
 }  # fmt: skip
 
@@ -25,7 +25,7 @@ class ImageSettings(DataSettings):
     """A run's data, cut to its first images: so that an epoch is short enough to look after each."""
 
     num_train_images: int | None = Field(6400, ge=2, description="The first ones of the training set; null: all.")
-    num_test_images: int | None = Field(1000, ge=1, description="The first ones of the test set; null: all.")
+    num_test_images: int | None = Field(1000, ge=1, le=10_000, description="The first of the test set; null: all.")
 
     @model_validator(mode="after")
     def _are_there(self) -> Self:
@@ -59,8 +59,8 @@ class TransitionSettings(Section):
 class CurvatureSettings(Section):
     """How the spectrum is measured after every epoch, on data.num_hessian_batches batches of images."""
 
-    num_probes: int = Field(5, ge=2, le=10_000, description="Probes of the Hessian's spectrum; an error needs two.")
-    num_steps: int = Field(40, ge=2, le=10_000, description="Lanczos steps a probe.")
+    num_probes: int = Field(4, ge=2, le=10_000, description="Probes of the Hessian's spectrum; an error needs two.")
+    num_steps: int = Field(80, ge=2, le=10_000, description="Lanczos steps a probe.")
     num_eigenvalues: int = Field(5, ge=1, le=1_000, description="Largest eigenvalues shown; at most num_steps.")
     num_gap_probes: int = Field(10, ge=2, le=10_000, description="Probes of the distances of Hessian and Fisher.")
 
@@ -88,9 +88,13 @@ class Settings(Config):
         return {**given, **filled}
 
     @model_validator(mode="after")
-    def _is_localised(self) -> Self:
+    def _is_measured(self) -> Self:
+        if self.devinterp.sampler == "sgnht":
+            raise ValueError('devinterp.sampler: "sgnht" given; allowed: others, for it has no γ to compare spectra at')
         if self.devinterp.localization <= 0:
             raise ValueError("devinterp.localization: 0 given; allowed: above 0, for spectra are compared at γ/nβ")
+        if self.experiment.robustness:
+            raise ValueError("experiment.robustness: true given; allowed: false, for this study does not measure it")
         return self
 
 

@@ -17,19 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
 from markupsafe import Markup
 from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from architectures import num_parameters
+from curvature_checks import NotFiniteError
 from curvature_figures import diagonal_histogram
 from curvature_gap import curvature_gap
 from experiment import finish, measure_hessian_traces, measure_llcs, train_models
-from experiment_run import PROJECT, Run, chosen_device, open_run, timed, write_page
-from fisher_information import ExactFisher, exact_fisher, fisher_trace
+from experiment_run import PROJECT, Run, chosen_device, model_factories, open_run, timed, write_page
+from fisher_information import ExactFisher, exact_fisher, fisher_trace, refuse_more_than_memory
 from learning_coefficients import quadratic_llc as llc_of_curvatures
-from measurements import curvature_images, weights_at
+from measurements import curvature_images, load_weights
+from number_texts import Z_95
 from report import write_figs_to_html
 from run_results import points_to_measure, put_findings, series_of
 from run_store import Point
@@ -64,6 +68,8 @@ def open_study(settings: Settings, out: str | Path | None = None, device: str = 
         device: `"cpu"`, `"cuda"`, or `"auto"` (CUDA where there is one).
 
     Raises:
+        ValueError: Too few training images for all classes, or too many in the Hessian's batches for the memory that
+            `exact_fisher` may take.
         experiment_run.DeviceError: CUDA was asked for and there is none.
         data_files.DataError: The data set cannot be had.
         run_store.RunStoreError: The directory cannot be used, or holds a study with other settings.
@@ -72,6 +78,7 @@ def open_study(settings: Settings, out: str | Path | None = None, device: str = 
     whole = load_data(settings.data.dataset, PROJECT / Path(settings.data.root).expanduser(), place)
     counts = settings.data.num_train_images, settings.data.num_test_images
     cut = DataSplits(*(TensorData(*(t[:count] for t in part)) for part, count in zip(whole, counts, strict=True)))
+    _refuse_what_would_fail_late(settings, cut)
     run = open_run(settings, STUDY if out is None else out, device, data=cut)
     run.write_report = write_study_report
     run.results["timing_s"].setdefault("curvature", 0.0)
@@ -91,8 +98,12 @@ def measure_curvature(run: Run) -> None:
             model = factory().to(run.device)
             points = [point for point in points_to_measure(run.results, title) if not _is_measured(run, point)]
             for point in tqdm(points, desc=f"{title} spectra", unit="checkpoint", leave=False, disable=not points):
-                model.load_state_dict(weights_at(run, point))
-                found = curvature_at(model, images, run.config.curvature, run.results["nbeta"], localization)
+                load_weights(run, model, point)
+                try:
+                    found = curvature_at(model, images, run.config.curvature, run.results["nbeta"], localization)
+                except NotFiniteError as error:
+                    tqdm.write(f"{point.title} {point.optimizer.upper()} epoch {point.epoch}: no curvature, {error}")
+                    continue
                 put_findings(run.results, point, found)
                 tick()
     write_page(run)
@@ -116,8 +127,8 @@ def curvature_at(
         **_of_hessian(hessian, settings.num_eigenvalues, nbeta, localization),
         **_of_fisher(fisher, nbeta, localization),
         "empirical_fisher_trace": fisher_trace(model, images, "empirical"),
-        **_with_error("hessian_fisher_distance", *gap.distances["hessian", "fisher"]),
-        **_with_error("fisher_empirical_distance", *gap.distances["fisher", "empirical"]),
+        **_with_error("hessian_fisher_distance", *gap.distances["hessian", "fisher"], settings.num_gap_probes),
+        **_with_error("fisher_empirical_distance", *gap.distances["fisher", "empirical"], settings.num_gap_probes),
     }
 
 
@@ -129,17 +140,32 @@ def write_study_report(results: Mapping, traces: Mapping, dest: Path) -> Path:
     return write_figs_to_html(study_figures(results), dest, title, said + summary_table(results) + context)
 
 
+def _refuse_what_would_fail_late(settings: Settings, data: DataSplits) -> None:
+    """Raises ValueError before anything is trained."""
+    in_shape, num_classes = tuple(data.train.inputs.shape[1:]), int(data.train.labels.max()) + 1
+    if int(data.test.labels.max()) >= num_classes:
+        raise ValueError(
+            f"data.num_train_images: the first {len(data.train.labels)} training images are of {num_classes} classes "
+            "at most, the test images of more; allowed: enough of them for all"
+        )
+    num_rows = settings.data.num_hessian_batches * settings.data.batch_size * num_classes
+    itemsize = 4 if settings.experiment.model_type == "cnn" else 0
+    for factory in model_factories(settings, in_shape, num_classes).values():
+        refuse_more_than_memory(num_rows, num_parameters(factory()), itemsize)
+
+
 def _is_measured(run: Run, point: Point) -> bool:
     return series_of(run.results, point)["spectrum"][point.epoch] is not None
 
 
 def _of_hessian(spectrum: Spectrum, num_eigenvalues: int, nbeta: float, localization: float) -> dict[str, Any]:
     rank, llc = count_above(spectrum, localization / nbeta), quadratic_llc(spectrum, nbeta, localization)
+    num_probes = len(spectrum.nodes)
     return {
         "spectrum": tridiagonals(spectrum),
         "top_eigenvalues": _rounded(largest_ritz_values(spectrum, num_eigenvalues)),
-        **_with_error("hessian_rank", rank.value, rank.std_error),
-        **_with_error("quadratic_llc", llc.value, llc.std_error),
+        **_with_error("hessian_rank", rank.value, rank.std_error, num_probes, rank.quadrature_error),
+        **_with_error("quadratic_llc", llc.value, llc.std_error, num_probes, llc.quadrature_error),
     }
 
 
@@ -162,7 +188,16 @@ def _context(results: Mapping) -> str:
     )
 
 
-def _with_error(key: str, value: float, std_error: float | None) -> dict[str, float | None]:
+def _with_error(
+    key: str, value: float, std_error: float | None, num_probes: int, quadrature_error: float = 0.0
+) -> dict[str, float | None]:
+    """The value with an error of which `Z_95` are half a 95 % interval.
+
+    That is Student's, for so few probes, and the quadrature's error, which is no random one, is added to it.
+    """
+    if std_error is not None:
+        student = float(scipy.stats.t.ppf(0.975, num_probes - 1))
+        std_error = (student * std_error + quadrature_error) / Z_95
     return {key: value, f"{key}_std_error": std_error}
 
 

@@ -242,6 +242,24 @@ def test_what_takes_more_memory_than_allowed_is_refused(small, monkeypatch):
             exact_fisher(model, data)
 
 
+def test_a_weight_used_twice_is_noticed_where_gradients_are_tiny_too():
+    """As on a plateau: squares of 1e-8 and less must not pass for zero."""
+    torch.manual_seed(0)
+    model, inputs, labels = Reused(), torch.randn(9, 5), torch.randint(3, (9,))
+    with torch.no_grad():
+        model.last.weight.mul_(1e-5)
+    trained = dense_fisher(model, inputs, labels, "empirical")
+    model.last.requires_grad_(False)
+    dense = trained[: -len(model.last.weight) * 5 - 3, : -len(model.last.weight) * 5 - 3]
+    assert dense.diagonal().max() < 1e-8
+    np.testing.assert_allclose(
+        exact_fisher(model, (inputs, labels), "empirical").eigenvalues[0], torch.linalg.eigvalsh(dense)[-1], rtol=1e-3
+    )
+    torch.testing.assert_close(
+        fisher_diagonal(model, (inputs, labels), "empirical").double(), dense.diagonal(), rtol=1e-3, atol=0
+    )
+
+
 def test_gradients_that_are_not_finite_are_refused():
     class Root(nn.Module):
         def __init__(self):

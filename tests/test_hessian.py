@@ -324,7 +324,7 @@ def normalised() -> nn.Module:
     """With running statistics that are not those of the data."""
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
     model(torch.randn(50, 6))
-    return model
+    return model.eval()
 
 
 def frozen() -> nn.Module:
@@ -342,12 +342,20 @@ def convolutional() -> nn.Module:
 def test_other_models(classifier, build, method):
     _, inputs, targets = classifier
     torch.manual_seed(0)
-    model = build().train()
+    model = build()
     exact = dense_hessian(model, cross_entropy, inputs, targets).trace().item()
     kind = next(model.parameters()).dtype
     estimate = hessian_trace(model, cross_entropy, (inputs.to(kind), targets), 60, method=method)
     rounding = 10 * torch.finfo(kind).eps * exact  # all the error that XTrace has where the rank is below 30
     assert abs(estimate.trace - exact) < 4 * estimate.std_error + rounding
+
+
+def test_batch_norm_and_dropout_are_refused_in_training_mode(classifier):
+    _, inputs, targets = classifier
+    with pytest.raises(ValueError, match=r"BatchNorm1d that normalises with the batch's statistics.*model.eval\(\)"):
+        hessian_trace(normalised().train(), cross_entropy, (inputs, targets), 5)
+    with pytest.raises(ValueError, match=r"Dropout in training mode.*model.eval\(\)"):
+        hessian_trace(nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.5)), cross_entropy, (inputs, targets), 5)
 
 
 def test_a_loss_that_is_no_mean_over_samples_needs_one_batch(classifier, dense):

@@ -14,7 +14,7 @@ from architectures import FFNN
 from experiment_config import ConfigError
 from experiment_run import DeviceError
 from learning_coefficients import quadratic_llc
-from run_store import RunStoreError
+from run_store import Point, RunStoreError
 from transition_phases import transitions_of
 from transition_settings import CurvatureSettings, Settings, load_settings
 from transition_study import (
@@ -161,6 +161,49 @@ def test_what_is_there_is_not_measured_again_and_what_is_missing_is(executed, re
         np.testing.assert_allclose(one["spectrum"][3]["diagonals"], other["spectrum"][3]["diagonals"], rtol=1e-4)
 
 
+def test_a_checkpoint_without_curvature_or_of_another_model_ends_nothing_silently(data_root, tmp_path, capsys):
+    config = small(data_root, num_epochs=1, optimizer="sgd", measure_epochs=[0, 1])
+    run = open_study(Settings.model_validate(config), tmp_path / "run", "cpu")
+    train_models(run)
+    point = Point(TITLE, "sgd", 1)
+    checkpoint = run.store.load_checkpoint(point)
+    huge = {name: 1e30 * tensor if name.startswith("model.") else tensor for name, tensor in checkpoint.tensors.items()}
+    run.store.save_checkpoint(point, checkpoint._replace(tensors=huge))
+    measure_curvature(run)
+    series = run.results["models"][TITLE]["optimizers"]["sgd"]
+    assert [one is not None for one in series["spectrum"]] == [True, False]
+    assert "SGD epoch 1: no curvature, " in capsys.readouterr().out
+    other = {f"model.{name}": tensor for name, tensor in FFNN(5, 1).state_dict().items()}
+    run.store.save_checkpoint(point, checkpoint._replace(tensors=other))
+    with pytest.raises(RunStoreError, match=r"(?s)sgd-0001.safetensors does not fit FFNN 7 HL, 32 HN .*remove it"):
+        measure_curvature(run)
+
+
+def test_too_few_images_or_too_many_for_the_memory_are_refused_before_training(data_root, tmp_path):
+    few = small(data_root)
+    few["data"] |= {"dataset": "mnist", "num_train_images": 2, "batch_size": 2}  # a five and a zero
+    with pytest.raises(ValueError, match=r"num_train_images: the first 2 training images .*allowed: enough of them"):
+        open_study(Settings.model_validate(few), tmp_path / "study", "cpu")
+    many = small(data_root, model_type="cnn")
+    many["data"] |= {"num_train_images": 6400, "num_hessian_batches": 200}
+    with pytest.raises(ValueError, match=r"64,000 gradients of .*give fewer samples"):
+        open_study(Settings.model_validate(many), tmp_path / "study", "cpu")
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_finds_what_the_cpu_finds():
+    torch.manual_seed(0)
+    model = FFNN(8, 3, in_shape=(1, 6, 6)).double()
+    images = TensorData(torch.randn(20, 1, 6, 6, dtype=torch.float64), torch.randint(10, (20,)))
+    found = [
+        curvature_at(model.to(device), TensorData(*(t.to(device) for t in images)), CurvatureSettings(), 50.0, 2.0)
+        for device in ("cpu", "cuda")
+    ]
+    for key in ("top_eigenvalues", "fisher_trace", "gauss_newton_llc", "hessian_fisher_distance", "quadratic_llc"):
+        np.testing.assert_allclose(found[1][key], found[0][key], rtol=1e-4)
+
+
 def test_the_report_can_be_written_before_anything_is_measured(data_root, tmp_path):
     run = open_study(Settings.model_validate(small(data_root)), tmp_path / "run", "cpu")
     report = finish(run)
@@ -197,6 +240,9 @@ def test_the_convolutional_config_is_one(tmp_path):
         ({"curvature": {"num_probes": 0}}, "curvature.num_probes: 0 given; allowed: greater than or equal to 2"),
         ({"curvature": {"num_steps": 3}}, "num_eigenvalues: 5 given; allowed: at most num_steps"),
         ({"devinterp": {"localization": 0}}, "devinterp.localization: 0 given; allowed: above 0"),
+        ({"devinterp": {"sampler": "sgnht"}}, 'devinterp.sampler: "sgnht" given; allowed: others'),
+        ({"experiment": {"robustness": True}}, "experiment.robustness: true given; allowed: false"),
+        ({"data": {"num_test_images": 10_001}}, "data.num_test_images: 10001 given; allowed: less than or equal to"),
         ({"experiment": {"nesterov": True, "momentum": 0}}, "experiment.nesterov: true given"),
         ({"experiment": []}, "experiment: "),
         ({"phases": {}}, "phases: unknown key, {} given; allowed: experiment, data, devinterp, transitions, curvature"),
