@@ -41,11 +41,13 @@ lint: venv-dev  ## check style, and that notebooks carry no outputs
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q tests/test_notebooks.py -k outputs
 
-bench: venv-dev  ## time training and sampling against their peers, check LLCs against exact values (half an hour)
+bench: venv-dev  ## time training, sampling and curvature against their peers, check against exact values (40 minutes)
 	$(BIN)/python benchmarks/training_speed.py
 	$(QUIET_BARS) $(BIN)/python benchmarks/ngd_speed.py
 	$(BIN)/python benchmarks/llc_speed.py
 	$(QUIET_BARS) $(BIN)/python benchmarks/llc_accuracy.py
+	$(QUIET_BARS) $(BIN)/python benchmarks/curvature_speed.py
+	$(QUIET_BARS) $(BIN)/python benchmarks/curvature_accuracy.py
 
 bench-full: venv-dev  ## exact values up to 10⁶ weights, not run through yet
 	$(QUIET_BARS) $(BIN)/python benchmarks/llc_accuracy.py --full
@@ -63,7 +65,7 @@ min-singular: venv  ## LLCs of models whose learning coefficient is known: noteb
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_min_singular_models.ipynb build/eval_min_singular_models.ipynb \
 		--cwd experiments --log-output --no-progress-bar
 
-phase-transitions: venv  ## LLC and curvature where training leaves a plateau: notebook and report (ten minutes)
+phase-transitions: venv  ## LLC and curvature where training leaves a plateau: notebook and report (nine minutes)
 	mkdir -p build
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_mnist_phase_transitions.ipynb build/eval_mnist_phase_transitions.ipynb \
 		--cwd experiments --log-output --no-progress-bar
