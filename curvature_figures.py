@@ -332,7 +332,8 @@ def _value_axis(figure: go.Figure, title: str, column: int = 1) -> go.Figure:
         line.y = np.where(left_out, np.nan, line.y)  # else Plotly joins them by vertical lines, which look like bars
     if below:
         epochs, colours, hovers = zip(*below, strict=True)
-        marks = go.Scatter(x=epochs, y=[10**low] * len(below), mode="markers", name=AT_THE_EDGE, customdata=hovers)
+        edge = 10 ** (low + 0.03 * (high - low))  # just inside: at the edge itself rounding may hide them
+        marks = go.Scatter(x=epochs, y=[edge] * len(below), mode="markers", name=AT_THE_EDGE, customdata=hovers)
         sizes = [13 if colour == colours[0] else 8 for colour in colours]  # two optimizers at one epoch both show
         marks.update(marker={"symbol": "triangle-down-open", "size": sizes, "color": colours, "line": {"width": 1.5}})
         marks.update(legendgroup=AT_THE_EDGE, showlegend=all(trace.name != AT_THE_EDGE for trace in figure.data))

@@ -227,7 +227,8 @@ def test_values_at_or_below_zero_stand_at_the_edge_of_a_log_axis_and_hide_nothin
     assert axis.type == "log"
     assert 0.01 < 10 ** axis.range[0] < 0.1
     np.testing.assert_array_equal(named(figure, "SGD, measured").y, [np.nan, np.nan, 0.1, np.nan, 80, 100])
-    np.testing.assert_allclose(edge.y, 10 ** axis.range[0])
+    # Inside the axis, or the browser leaves them out.
+    assert all(axis.range[0] + 0.01 < place < axis.range[0] + 0.1 * np.ptp(axis.range) for place in np.log10(edge.y))
     assert edge.x == (0, 1, 2)
     assert edge.marker.color == (COLOURS["sgd"], COLOURS["sgd"], COLOURS["ngd"])
     for text, words in zip(edge.customdata, ("epoch 0: -3 ±", "epoch 1: 0 ±", "epoch 2: 1e-09 ±"), strict=True):
