@@ -70,7 +70,7 @@ phase-transitions: venv  ## LLC and curvature where training leaves a plateau: n
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_mnist_phase_transitions.ipynb build/eval_mnist_phase_transitions.ipynb \
 		--cwd experiments --log-output --no-progress-bar
 
-phase-transitions-cnn: venv  ## the same of LeNet-5 with extra convolutions (an hour without CUDA)
+phase-transitions-cnn: venv  ## the same of LeNet-5 with extra convolutions (about an hour without CUDA)
 	mkdir -p build
 	$(QUIET_BARS) $(BIN)/papermill experiments/eval_mnist_phase_transitions.ipynb \
 		build/eval_mnist_phase_transitions_cnn.ipynb --cwd experiments --log-output --no-progress-bar \
