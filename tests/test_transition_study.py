@@ -66,7 +66,7 @@ def test_every_number_agrees_with_the_dense_hessian_and_fisher_matrix():
     torch.manual_seed(0)
     model, nbeta, localization = FFNN(5, 2, in_shape=(1, 3, 3)).double(), 50.0, 2.0
     images = TensorData(torch.randn(8, 1, 3, 3, dtype=torch.float64), torch.randint(10, (8,)))
-    found = curvature_at(model, images, CurvatureSettings(num_probes=400, num_steps=40), nbeta, localization)
+    found = curvature_at(model, images, CurvatureSettings(num_probes=100, num_steps=40), nbeta, localization)
     params = dict(model.named_parameters())
     sizes = [p.numel() for p in params.values()]
 
