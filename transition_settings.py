@@ -10,7 +10,7 @@ from config_checks import TRAIN_SIZES
 from experiment_config import Config, DataSettings
 from study_settings import Section, read_settings
 
-# Where they differ from a run's. So deep and at this rate both optimizers sit on a plateau for some 1,000 steps.
+# Where they differ from a run's. So deep and at this rate both optimizers sit on a plateau for 500 to 800 steps.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "experiment": {
         "experiment_type": "standard", "robustness": False, "hidden_nodes": [64], "hidden_layers": [8],
