@@ -109,7 +109,7 @@ def open_run(
         data_files.DataError: The data set cannot be had.
         run_store.RunStoreError: The directory cannot be used, or holds a run with another config.
     """
-    if out is None and not models is make_optimizer is data is None:
+    if out is None and any(given is not None for given in (models, make_optimizer, data)):
         raise ValueError("models, optimizers or data of your own need a run directory of their own: pass out=")
     device = chosen_device(device)
     data = data or load_data(config.data.dataset, PROJECT / Path(config.data.root).expanduser(), device)

@@ -7,6 +7,7 @@ is a list indexed by epoch, None where not measured, and may be missing: a run t
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from number_texts import number
 from transition_rule import Transition, find_transitions
 from verdict import at
 
@@ -66,14 +67,17 @@ def phases_of(results: Results, title: str) -> dict[str, dict[str, int]]:
 
 
 def largest_drop(transitions: Sequence[Transition]) -> Transition:
+    """The one in which the loss falls most."""
     return max(transitions, key=lambda transition: transition.loss_before - transition.loss_after)
 
 
 def optimizers_of(results: Results, title: str) -> Mapping[str, Mapping]:
+    """Optimizer → series of a model."""
     return results["models"][title]["optimizers"]
 
 
 def swap_epoch(results: Results) -> int | None:
+    """After which the optimizers part in a swap run; None in others."""
     experiment = results["config"]["experiment"]
     return experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" else None
 
@@ -101,17 +105,21 @@ def llc_points(series: Mapping) -> list[LLCPoint]:
 
 
 def value_at(series: Mapping, key: str, epoch: int) -> Value:
+    """An entry of a series and its standard error, each None where there is none."""
     return at(series, key, epoch), at(series, f"{key}_std_error", epoch)
 
 
 def llc_at(series: Mapping, epoch: int) -> Value:
+    """The measured LLC."""
     return value_at(series, "llc", epoch)
 
 
 def trace_at(series: Mapping, epoch: int) -> Value:
+    """The Hessian's trace, nats / weight²."""
     return value_at(series, "hessian_trace", epoch)
 
 
 def top_eigenvalue_at(series: Mapping, epoch: int) -> Value:
+    """The Hessian's largest eigenvalue, nats / weight²; it has no error."""
     found = series.get("top_eigenvalues") or ()
-    return at({"largest": found[epoch]}, "largest", 0) if epoch < len(found) else None, None
+    return number(found[epoch][0]) if epoch < len(found) and found[epoch] else None, None

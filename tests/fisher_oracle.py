@@ -56,3 +56,15 @@ def perceptron():
 def small_problem():
     torch.manual_seed(0)
     return perceptron(), torch.randn(23, 1, 4, 4), torch.randint(3, (23,))
+
+
+REFUSED = [  # changes to (model, data, kind, batch_size) of a classifier of 16 inputs and 3 classes; the reason given
+    ({"kind": "true"}, "kind = 'true'; allowed: expected, sampled, empirical"),
+    ({"batch_size": 0}, "batch_size = 0; allowed: an integer, at least 1"),
+    ({"model": nn.Flatten()}, "no weights that require a gradient"),
+    ({"model": nn.Linear(16, 3).requires_grad_(False)}, "no weights that require a gradient"),
+    ({"model": nn.Sequential(nn.Linear(16, 3), nn.BatchNorm1d(3))}, "depends on the other samples.*model.eval"),
+    ({"data": (torch.zeros(0, 16), torch.zeros(0, dtype=torch.long))}, "data is empty"),
+    ({"data": (torch.zeros(2, 16), torch.tensor([0, 3]))}, "labels go from 0 to 3; allowed for 3 outputs: 0 to 2"),
+    ({"data": (torch.zeros(2, 16), torch.zeros(2, 3))}, "allowed: logits .* and class indices"),
+]
