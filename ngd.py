@@ -390,6 +390,9 @@ class NGD(torch.optim.Optimizer):
                 raise ValueError("this state's factors have no unit: an earlier NGD wrote it; train from the start")
         super().load_state_dict(state_dict)
         for state in self.state.values():
+            for key, value in state.items():
+                if isinstance(value, Tensor):  # laid out and aligned as `step` lays them: products may round by it
+                    state[key] = value.clone(memory_format=torch.contiguous_format)
             if "step" in state:
                 state["step"] = state["step"].cpu()  # wherever the file's were loaded: the schedule is the host's
 

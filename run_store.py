@@ -147,7 +147,9 @@ class RunStore:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = json.loads(file.metadata()["checkpoint"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – not a dict
+                # Each in memory of its own: inside the file they lie at any address, and how MKL rounds a product may
+                # depend on its operands' alignment.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 – not a dict
             if _digest(tensors, metadata["record"]) == metadata["sha256"]:
                 return Checkpoint(tensors, json.loads(metadata["record"]))
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError):

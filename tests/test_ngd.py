@@ -683,6 +683,34 @@ def test_training_from_a_loaded_state_takes_the_same_path(through, after, dtype)
         assert all(torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype for key in ours)
 
 
+def at_an_odd_address(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers, one element behind where PyTorch would put them, as inside a file; a matrix transposed."""
+    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:]
+    shifted = memory.view(tensor.shape[::-1]).mT if tensor.ndim == 2 else memory.view(tensor.shape)
+    return shifted.copy_(tensor)
+
+
+def test_a_loaded_state_has_memory_laid_out_and_aligned_as_a_fresh_one():
+    """On some processors a matrix product rounds by where its operands lie; this shows it on any."""
+    hyper = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "alpha": 0.1, "eta": 0.9}
+    model, inputs, targets = small_problem(torch.float32)
+    optimizer = NGD(model.parameters(), **hyper)
+    train_steps(model, optimizer, inputs, targets, 7)
+    state = optimizer.state_dict()
+    given = {i: {key: at_an_odd_address(t) for key, t in entries.items()} for i, entries in state["state"].items()}
+    assert any(t.data_ptr() % 64 for entries in given.values() for t in entries.values())
+    resumed = copy.deepcopy(model)
+    fresh = NGD(resumed.parameters(), lr=1.0)
+    fresh.load_state_dict({"state": given, "param_groups": state["param_groups"]})
+    for ours, theirs in zip(fresh.state.values(), optimizer.state.values(), strict=True):
+        for key, tensor in ours.items():
+            assert tensor.data_ptr() % 64 == theirs[key].data_ptr() % 64 == 0, key
+            assert tensor.stride() == theirs[key].stride(), key
+    train_steps(model, optimizer, inputs, targets, 20)
+    train_steps(resumed, fresh, inputs, targets, 20)
+    assert all(map(torch.equal, resumed.parameters(), model.parameters()))
+
+
 @pytest.mark.parametrize(
     "through", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
 )
