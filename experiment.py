@@ -1,4 +1,5 @@
-"""How does a config become trained models, measurements and a report? The whole flow, for notebooks and command.
+"""How does a config become trained models, measurements and a report? The whole flow, for notebooks
+and command.
 
     python experiment.py args_ngd_sgd.json [--out DIR] [--device cpu|cuda|auto]
 
@@ -9,8 +10,8 @@
     measure_hessian_traces(run)
     report = finish(run)
 
-Every finished epoch and measurement is kept in the run directory at once; the same call on the same directory goes on
-where the last one stopped.
+Every finished epoch and measurement is kept in the run directory at once; the same call on the same
+directory goes on where the last one stopped.
 """
 
 import argparse
@@ -23,9 +24,11 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from data_files import DataError
-from experiment_config import Config, ConfigError, load_config
-from experiment_run import (
+from degeneracy.data.files import DataError
+from degeneracy.runs.config import Config, ConfigError, load_config
+from degeneracy.runs.measurements import measure_hessian_traces, measure_llcs, measure_robustness
+from degeneracy.runs.results import optimizers, parting_epoch, put_record, series_of
+from degeneracy.runs.run import (
     PROJECT,
     RUNS,
     DeviceError,
@@ -36,19 +39,32 @@ from experiment_run import (
     timed,
     write_page,
 )
-from measurements import measure_hessian_traces, measure_llcs, measure_robustness
-from run_results import optimizers, parting_epoch, put_record, series_of
-from run_store import Checkpoint, Point, RunStoreError
-from training import EpochRecord, evaluate, pack_state, train, unpack_state
+from degeneracy.runs.store import Checkpoint, Point, RunStoreError
+from degeneracy.training import EpochRecord, evaluate, pack_state, train, unpack_state
 
 __all__ = [
-    "PROJECT", "RUNS", "DeviceError", "Run", "config_optimizer", "default_directory", "finish", "legs", "load_config",
-    "measure_hessian_traces", "measure_llcs", "measure_robustness", "open_run", "run_experiment", "train_models",
-]  # fmt: skip
+    "PROJECT",
+    "RUNS",
+    "DeviceError",
+    "Run",
+    "config_optimizer",
+    "default_directory",
+    "finish",
+    "legs",
+    "load_config",
+    "measure_hessian_traces",
+    "measure_llcs",
+    "measure_robustness",
+    "open_run",
+    "run_experiment",
+    "train_models",
+]
 
 
 class Leg(NamedTuple):
-    """A stretch of training with a fresh optimizer: epochs `start` + 1 to `stop`, from `parent`'s weights."""
+    """A stretch of training with a fresh optimizer: epochs `start` + 1 to `stop`, from `parent`'s
+    weights.
+    """
 
     optimizer: str
     parent: str  # the optimizer whose checkpoint at `start` this leg leaves from
@@ -57,7 +73,9 @@ class Leg(NamedTuple):
 
 
 def train_models(run: Run) -> None:
-    """Trains every model with every optimizer; epochs whose checkpoint is there are not trained again."""
+    """Trains every model with every optimizer; epochs whose checkpoint is there are not trained
+    again.
+    """
     with timed(run, "train") as tick:
         for title in run.models:
             _keep_initial(run, title)
@@ -67,9 +85,15 @@ def train_models(run: Run) -> None:
 
 
 def legs(config: Config) -> list[Leg]:
-    """The stretches of training: in `swap`, SGD up to the cut-off, then both from there; else each from the start."""
+    """The stretches of training: in `swap`, SGD up to the cut-off, then both from there; else each
+    from the start.
+    """
     settings = config.model_dump()
-    names, parting, last = optimizers(settings), parting_epoch(settings), config.experiment.num_epochs
+    names, parting, last = (
+        optimizers(settings),
+        parting_epoch(settings),
+        config.experiment.num_epochs,
+    )
     trunk = [Leg(names[0], names[0], 0, parting)] if parting else []
     return trunk + [Leg(name, names[0], parting, last) for name in names]
 
@@ -96,12 +120,18 @@ def _train_leg(run: Run, title: str, leg: Leg, tick: Callable[[], None]) -> None
     label = f"{title} {leg.optimizer.upper()}"
     parent = Point(title, leg.parent, leg.start)
     last = run.store.load_checkpoint(parent)
-    if last is None or last.record["diverged"]:  # the first leg of a swap run diverged: nothing to leave from
+    if (
+        last is None or last.record["diverged"]
+    ):  # the first leg of a swap run diverged: nothing to leave from
         trunk = series_of(run.results, parent)
-        series_of(run.results, parent._replace(optimizer=leg.optimizer))["diverged_epoch"] = trunk["diverged_epoch"]
+        series_of(run.results, parent._replace(optimizer=leg.optimizer))["diverged_epoch"] = trunk[
+            "diverged_epoch"
+        ]
         return
     epoch, fresh = leg.start, True
-    while epoch < leg.stop and (there := run.store.load_checkpoint(Point(title, leg.optimizer, epoch + 1))):
+    while epoch < leg.stop and (
+        there := run.store.load_checkpoint(Point(title, leg.optimizer, epoch + 1))
+    ):
         epoch, last, fresh = epoch + 1, there, False
         put_record(run.results, Point(title, leg.optimizer, epoch), there.record)
         if there.record["diverged"]:
@@ -124,13 +154,22 @@ def _train_leg(run: Run, title: str, leg: Leg, tick: Callable[[], None]) -> None
         tick()
 
     train(
-        model, optimizer, run.data, leg.stop - epoch, run.config.data.batch_size, generator,
-        first_epoch=epoch + 1, on_epoch=keep, keep_state_dicts=False, label=label,
-    )  # fmt: skip
+        model,
+        optimizer,
+        run.data,
+        leg.stop - epoch,
+        run.config.data.batch_size,
+        generator,
+        first_epoch=epoch + 1,
+        on_epoch=keep,
+        keep_state_dicts=False,
+        label=label,
+    )
 
 
 def finish(run: Run) -> Path:
-    """Writes the report, marks the run complete, gives its directory free, and returns the report's path.
+    """Writes the report, marks the run complete, gives its directory free, and returns the report's
+    path.
 
     Call it last: what was not measured by then is missing from a report that calls itself finished.
     """
@@ -142,7 +181,9 @@ def finish(run: Run) -> Path:
 
 
 def run_experiment(config: Config, out: str | Path | None = None, device: str = "auto") -> Path:
-    """Trains, measures and reports; returns the path of `report.html`. Raises what `open_run` raises."""
+    """Trains, measures and reports; returns the path of `report.html`. Raises what `open_run`
+    raises.
+    """
     run = open_run(config, out, device)
     try:
         train_models(run)
@@ -155,10 +196,16 @@ def run_experiment(config: Config, out: str | Path | None = None, device: str = 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command: exit status 0 when all is done, 2 for a config that is refused, 1 for any other failure."""
-    parser = argparse.ArgumentParser(description="Trains, measures and reports what a config asks for.")
+    """The command: exit status 0 when all is done, 2 for a config that is refused, 1 for any other
+    failure.
+    """
+    parser = argparse.ArgumentParser(
+        description="Trains, measures and reports what a config asks for."
+    )
     parser.add_argument("config", help="JSON config, such as args_ngd_sgd.json")
-    parser.add_argument("--out", help="run directory (default: experiments/ngd_sgd/<run>, one for each config)")
+    parser.add_argument(
+        "--out", help="run directory (default: experiments/ngd_sgd/<run>, one for each config)"
+    )
     parser.add_argument("--device", default="auto", choices=["cpu", "cuda", "auto"])
     options = parser.parse_args(arguments)
     try:

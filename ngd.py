@@ -1,12 +1,14 @@
 """How does online natural gradient descent (NGD) turn a gradient into a step?
 
-Povey, Zhang & Khudanpur, "Parallel training of DNNs with natural gradient and parameter averaging", arXiv:1410.7455,
-Appendix A and B, and Kaldi's documentation of its natural-gradient-online. For every tensor and every axis of size
-D > 1 the gradient is seen as X of shape (N, D): that axis last, all others as rows. The Fisher matrix of the axis is
-kept as F = Rᵀ diag(d) R + ρ I, a low-rank part plus a floor, and smoothed to G = F + κ I before it is inverted.
+Povey, Zhang & Khudanpur, "Parallel training of DNNs with natural gradient and parameter averaging",
+arXiv:1410.7455, Appendix A and B, and Kaldi's documentation of its natural-gradient-online. For
+every tensor and every axis of size D > 1 the gradient is seen as X of shape (N, D): that axis last,
+all others as rows. The Fisher matrix of the axis is kept as F = Rᵀ diag(d) R + ρ I, a low-rank part
+plus a floor, and smoothed to G = F + κ I before it is inverted.
 
-The mathematics comes first, as functions of tensors; `NGD` only loops over parameters and keeps their state. On CUDA
-steps that update the factors wait for the device, because `torch.linalg.eigh` does; the others never do.
+The mathematics comes first, as functions of tensors; `NGD` only loops over parameters and keeps
+their state. On CUDA steps that update the factors wait for the device, because `torch.linalg.eigh`
+does; the others never do.
 """
 
 import functools
@@ -28,10 +30,11 @@ ALWAYS_UPDATE_BEFORE = 10  # steps 0 … 9 update the factor whatever the update
 
 
 class FisherFactor(NamedTuple):
-    """F = unit²·(basisᵀ diag(eigenvalues) basis + floor·I), the Fisher matrix of one axis of size D, with rank R < D.
+    """F = unit²·(basisᵀ diag(eigenvalues) basis + floor·I), the Fisher matrix of one axis of size
+    D, with rank R < D.
 
-    The unit is such that tr F = unit²: gradients of any size can then be squared in float32. Functions of several
-    factors of one size take their fields stacked along a leading dimension.
+    The unit is such that tr F = unit²: gradients of any size can then be squared in float32.
+    Functions of several factors of one size take their fields stacked along a leading dimension.
     """
 
     basis: Float[Tensor, "*k R D"]  # R_t, orthonormal rows
@@ -57,22 +60,32 @@ def default_rank(dim: int) -> int:
 
 
 def smoothing(factor: FisherFactor, alpha: float) -> Float64[Tensor, "*k"]:
-    """κ = (α/D)·tr F, the multiple of the identity added to F before it is inverted, in units of gradient²."""
+    """κ = (α/D)·tr F, the multiple of the identity added to F before it is inverted, in units of
+    gradient².
+    """
     return alpha / factor.basis.shape[-1] * factor.unit.double().square()
 
 
 def effective_rank(factor: FisherFactor) -> Float[Tensor, "*k"]:
-    """exp(−Σ p_i ln p_i) over the D eigenvalues of F divided by their sum (Roy & Vetterli 2007, EUSIPCO): 1 … D."""
+    """exp(−Σ p_i ln p_i) over the D eigenvalues of F divided by their sum (Roy & Vetterli 2007,
+    EUSIPCO): 1 … D.
+    """
     rank, dim = factor.basis.shape[-2:]
     floors = factor.floor[..., None]
-    eigenvalues = torch.cat([factor.eigenvalues + floors, floors.expand(*floors.shape[:-1], dim - rank)], -1).double()
+    eigenvalues = torch.cat(
+        [factor.eigenvalues + floors, floors.expand(*floors.shape[:-1], dim - rank)], -1
+    ).double()
     return torch.special.entr(eigenvalues / eigenvalues.sum(-1, keepdim=True)).sum(-1).exp()
 
 
 def turned_rows(
-    x: Float[Tensor, "N D"], projections: Float[Tensor, "N R"], factor: FisherFactor, out: Float[Tensor, "N D"]
+    x: Float[Tensor, "N D"],
+    projections: Float[Tensor, "N R"],
+    factor: FisherFactor,
+    out: Float[Tensor, "N D"],
 ) -> Float[Tensor, "N D"]:
-    """X̂ = β X G⁻¹ with G = F + κ I and β = ρ + κ, by the matrix inversion lemma X − X Rᵀ E R; into `out`.
+    """X̂ = β X G⁻¹ with G = F + κ I and β = ρ + κ, by the matrix inversion lemma X − X Rᵀ E R; into
+    `out`.
 
     Args:
         x: X; `out` may be the same memory.
@@ -84,45 +97,59 @@ def turned_rows(
 def shrinkage(
     eigenvalues: Float[Tensor, "*k R"], floor: Float[Tensor, "*k"], dim: int, alpha: float
 ) -> Float[Tensor, "*k R"]:
-    """Diagonal of E = (β D⁻¹ + I)⁻¹ = diag(d / (β + d)), β = ρ + κ: the share of X that goes along each row of R."""
-    return eigenvalues / (eigenvalues + floor[..., None] + alpha / dim)  # as shares of tr F, κ = α/D
+    """Diagonal of E = (β D⁻¹ + I)⁻¹ = diag(d / (β + d)), β = ρ + κ: the share of X that goes along
+    each row of R.
+    """
+    return eigenvalues / (
+        eigenvalues + floor[..., None] + alpha / dim
+    )  # as shares of tr F, κ = α/D
 
 
 def orthonormal_rows(y: Float[Tensor, "k R D"]) -> Float[Tensor, "k R D"]:
     """An orthonormal basis of the rows of each Y.
 
-    By Cholesky's factor of Y Yᵀ where that is as good and faster: in float64 for a float32 Y whose condition number,
-    squared, leaves float32's digits intact, on a CPU, where that can be asked at no cost. Else by Householder's QR.
+    By Cholesky's factor of Y Yᵀ where that is as good and faster: in float64 for a float32 Y whose
+    condition number, squared, leaves float32's digits intact, on a CPU, where that can be asked at
+    no cost. Else by Householder's QR.
     """
     if y.dtype == torch.float32 and y.device.type == "cpu":
         wide = y.double()
         lower, _ = torch.linalg.cholesky_ex(wide @ wide.mT)
         pivots = lower.diagonal(dim1=-2, dim2=-1)
-        if bool((pivots.amin(-1) > 1e-5 * pivots.amax(-1)).all()):  # not where the factorisation failed
-            return torch.linalg.solve_triangular(lower.mT, wide.mT, upper=True, left=False).mT.to(y.dtype)
+        if bool(
+            (pivots.amin(-1) > 1e-5 * pivots.amax(-1)).all()
+        ):  # not where the factorisation failed
+            return torch.linalg.solve_triangular(lower.mT, wide.mT, upper=True, left=False).mT.to(
+                y.dtype
+            )
     return torch.linalg.qr(y.mT).Q.mT
 
 
 def updated_factors(
     seen: Sequence[Seen], *, alpha: float, eta: float, epsilon: float, delta: float, arithmetic: str
 ) -> tuple[FisherFactor, Bool[Tensor, "k"]]:
-    """The factors of k axes of one size after seeing X: their low-rank part moves towards T = η XᵀX/N + (1 − η) F.
+    """The factors of k axes of one size after seeing X: their low-rank part moves towards T = η
+    XᵀX/N + (1 − η) F.
 
-    Both arithmetics start from Y = R T. `"published"` orthonormalises Y through the eigenvectors of Y Yᵀ, as the
-    published code does, and loses orthonormality in float32. `"stable"` takes an orthonormal basis Q of Y's rows and
-    rotates it to the eigenvectors of Q T Qᵀ (one step of subspace iteration with Rayleigh-Ritz).
-    d and ρ are floored at max(ε, δ·largest Ritz value) after d was computed with the unfloored ρ.
+    Both arithmetics start from Y = R T. `"published"` orthonormalises Y through the eigenvectors of
+    Y Yᵀ, as the published code does, and loses orthonormality in float32. `"stable"` takes an
+    orthonormal basis Q of Y's rows and rotates it to the eigenvectors of Q T Qᵀ (one step of
+    subspace iteration with Rayleigh-Ritz). d and ρ are floored at max(ε, δ·largest Ritz value)
+    after d was computed with the unfloored ρ.
 
     Returns:
         The factors, stacked, and which of them are finite.
     """
-    basis, eigenvalues, floor, unit, _ = map(torch.stack, zip(*(axis.factor for axis in seen), strict=True))
+    basis, eigenvalues, floor, unit, _ = map(
+        torch.stack, zip(*(axis.factor for axis in seen), strict=True)
+    )
     (rank, dim), dtype = basis.shape[-2:], basis.dtype
     new = eta * torch.stack([axis.mean_square for axis in seen])
     old = (1 - eta) * unit.double().square()  # tr T = new + old
     scale = (new + old).clamp_min(epsilon)
     scale = torch.where(scale > 0, scale, 1.0)
-    # From here on T, d, ρ and ε are divided by this scale: T = gain·rowsᵀ rows + old·(Rᵀ diag(d) R + ρ I).
+    # From here on T, d, ρ and ε are divided by this scale: T = gain·rowsᵀ rows + old·(Rᵀ diag(d) R
+    # + ρ I).
     new, old, epsilon = (torch.stack([new, old, torch.full_like(new, epsilon)]) / scale).to(dtype)
     sizes = torch.stack(torch._foreach_norm([axis.rows for axis in seen]))
     gain = (new / sizes.square().clamp_min(torch.finfo(dtype).tiny))[:, None, None]
@@ -140,7 +167,9 @@ def updated_factors(
         basis = (rotation / ritz[:, None]).mT @ y
     else:
         q = orthonormal_rows(y)
-        matrix = torch.stack([(x_q := linear(axis.rows, q_k)).T @ x_q for axis, q_k in zip(seen, q, strict=True)])
+        matrix = torch.stack(
+            [(x_q := linear(axis.rows, q_k)).T @ x_q for axis, q_k in zip(seen, q, strict=True)]
+        )
         basis_q = basis @ q.mT  # (k, R, R)
         matrix.mul_(gain).baddbmm_(basis_q.mT, low_rank[..., None] * basis_q)
         matrix.diagonal(dim1=-2, dim2=-1).add_(full_rank)  # Q T Qᵀ
@@ -155,11 +184,16 @@ def updated_factors(
     unit = (scale * trace).sqrt().to(dtype)
     trace = trace.clamp_min(torch.finfo(dtype).tiny)
     eigenvalues, floor = eigenvalues / trace[:, None], floor / trace
-    return FisherFactor(basis, eigenvalues, floor, unit, shrinkage(eigenvalues, floor, dim, alpha)), sums - sums == 0
+    return (
+        FisherFactor(basis, eigenvalues, floor, unit, shrinkage(eigenvalues, floor, dim, alpha)),
+        sums - sums == 0,
+    )
 
 
 def _eigh(matrices: Float[Tensor, "k R R"]) -> tuple[Float[Tensor, "k R"], Float[Tensor, "k R R"]]:
-    """Eigenvalues, ascending, and eigenvectors; where a matrix is not finite, which LAPACK refuses, some or other."""
+    """Eigenvalues, ascending, and eigenvectors; where a matrix is not finite, which LAPACK refuses,
+    some or other.
+    """
     try:
         return torch.linalg.eigh(torch.nan_to_num(matrices, nan=0.0, posinf=0.0, neginf=0.0))
     except torch.linalg.LinAlgError:  # it did not converge
@@ -168,7 +202,9 @@ def _eigh(matrices: Float[Tensor, "k R R"]) -> tuple[Float[Tensor, "k R"], Float
 
 
 def updated_together(seen: Sequence[Seen], **how) -> tuple[list[FisherFactor], Bool[Tensor, "k"]]:
-    """`updated_factors` of axes of several sizes, in the order given: those of one size go together."""
+    """`updated_factors` of axes of several sizes, in the order given: those of one size go
+    together.
+    """
     places_of = defaultdict(list)
     for place, axis in enumerate(seen):
         places_of[axis.factor.basis.shape].append(place)
@@ -192,11 +228,13 @@ def initial_basis(rank: int, dim: int, like: Tensor) -> Float[Tensor, "R D"]:
 def started_factor(
     rows: Float[Tensor, "N D"], mean_square: Float64[Tensor, ""], rank: int, epsilon: float, **how
 ) -> FisherFactor:
-    """The factor an axis starts with: ρ = ε, d = ε, and then three updates with the first gradient, in float64.
+    """The factor an axis starts with: ρ = ε, d = ε, and then three updates with the first gradient,
+    in float64.
 
-    With fewer rows than the rank, only the tiny initial factor says which directions complete the gradient's own; in
-    float32 rounding would say it, and the floors would then carry that noise along. At ε = 0 there is no initial
-    factor, so a millionth of the gradient's mean square takes the place of ε in it.
+    With fewer rows than the rank, only the tiny initial factor says which directions complete the
+    gradient's own; in float32 rounding would say it, and the floors would then carry that noise
+    along. At ε = 0 there is no initial factor, so a millionth of the gradient's mean square takes
+    the place of ε in it.
     """
     dtype, rows, dim = rows.dtype, rows.double(), rows.shape[1]
     square = torch.full_like(mean_square, epsilon) if epsilon else 1e-6 / dim * mean_square
@@ -212,9 +250,14 @@ def started_factor(
 
 
 def precondition(
-    x: Tensor, square: Float64[Tensor, ""], factors: dict[int, FisherFactor], group: dict, seen: list[Seen] | None
+    x: Tensor,
+    square: Float64[Tensor, ""],
+    factors: dict[int, FisherFactor],
+    group: dict,
+    seen: list[Seen] | None,
 ) -> Tensor:
-    """Turns a gradient along each axis of size D > 1 in order: what one axis returns goes into the next.
+    """Turns a gradient along each axis of size D > 1 in order: what one axis returns goes into the
+    next.
 
     Args:
         x: The gradient up to a factor, any shape, finite.
@@ -265,18 +308,20 @@ def prescaled(
 ) -> tuple[Sequence[Tensor], Float64[Tensor, "T"], Float64[Tensor, "T"], Bool[Tensor, "T"]]:
     """Gradients of a size that can be squared in their type, and what restores them.
 
-    On a CPU gradients that are such already stay as they are. All others are divided by a power of two that brings
-    their largest entry into [½, 1).
+    On a CPU gradients that are such already stay as they are. All others are divided by a power of
+    two that brings their largest entry into [½, 1).
 
     Returns:
-        The scaled gradients, their norms, what they were divided by, and which gradients are finite: one that is not
-        becomes zeros, divided by 1.
+        The scaled gradients, their norms, what they were divided by, and which gradients are
+        finite: one that is not becomes zeros, divided by 1.
     """
     norms = _norms(gradients)
     squarable = (norms > 1e-8) & (norms < 1e8)
     if squarable.device.type == "cpu" and bool(squarable.all()):
         return gradients, norms, torch.ones_like(norms), squarable
-    low, high = map(torch.stack, zip(*(torch.aminmax(gradient) for gradient in gradients), strict=True))
+    low, high = map(
+        torch.stack, zip(*(torch.aminmax(gradient) for gradient in gradients), strict=True)
+    )
     largest = torch.maximum(high, -low).double()
     finite = largest < math.inf
     largest = largest.clamp(torch.finfo(low.dtype).tiny, torch.finfo(low.dtype).max / 2)
@@ -300,30 +345,35 @@ def _norms(tensors: Sequence[Tensor]) -> Float64[Tensor, "T"]:
 class NGD(torch.optim.Optimizer):
     """Stochastic gradient descent along online natural gradient directions (arXiv:1410.7455).
 
-    Momentum, dampening, weight decay and Nesterov are those of `torch.optim.SGD`; weight decay is added before the
-    gradient is turned. The direction keeps the gradient's norm tensor by tensor, so learning rates compare with SGD's,
-    and α → ∞ is SGD.
+    Momentum, dampening, weight decay and Nesterov are those of `torch.optim.SGD`; weight decay is
+    added before the gradient is turned. The direction keeps the gradient's norm tensor by tensor,
+    so learning rates compare with SGD's, and α → ∞ is SGD.
 
-    A gradient with a NaN or an infinity leaves that tensor's weight, momentum and factors as they are and is counted in
-    `num_skipped_updates`. Where a finite gradient gives a direction that is not finite, the gradient itself is used; so
-    it is where it gives factors that are not, and these start anew with the next gradient. `num_restarts` counts both.
-    Otherwise the schedule of updates counts every step in which the tensor has a gradient.
+    A gradient with a NaN or an infinity leaves that tensor's weight, momentum and factors as they
+    are and is counted in `num_skipped_updates`. Where a finite gradient gives a direction that is
+    not finite, the gradient itself is used; so it is where it gives factors that are not, and these
+    start anew with the next gradient. `num_restarts` counts both. Otherwise the schedule of updates
+    counts every step in which the tensor has a gradient.
 
-    Memory: besides the momentum, each axis of size D > 1 with rank R keeps R·D + 2R + 2 numbers (FFNN 2×256: 0.69 times
-    its weights). A step takes 1.5 times the weights' memory for its time, one that updates the factors 7 times (there).
+    Memory: besides the momentum, each axis of size D > 1 with rank R keeps R·D + 2R + 2 numbers
+    (FFNN 2×256: 0.69 times its weights). A step takes 1.5 times the weights' memory for its time,
+    one that updates the factors 7 times (there).
 
-    State of a tensor: `step`, `num_skipped`, `num_restarts`, `momentum_buffer`, and for every axis of size D > 1
-    `basis_<axis>` (R, D), `eigenvalues_<axis>` (R,), `floor_<axis>` (), `unit_<axis>` (), `shrinkage_<axis>` (R,), as
-    `FisherFactor` says. All are tensors, so `state_dict()` saves to safetensors and loads again, and training goes on
-    along the same path. `kappa`, `effective_rank` and `cosine` show what the smoothing does, at no cost when not asked.
+    State of a tensor: `step`, `num_skipped`, `num_restarts`, `momentum_buffer`, and for every axis
+    of size D > 1 `basis_<axis>` (R, D), `eigenvalues_<axis>` (R,), `floor_<axis>` (), `unit_<axis>`
+    (), `shrinkage_<axis>` (R,), as `FisherFactor` says. All are tensors, so `state_dict()` saves to
+    safetensors and loads again, and training goes on along the same path. `kappa`, `effective_rank`
+    and `cosine` show what the smoothing does, at no cost when not asked.
 
-    On CUDA, a step that does not update the factors never waits for the device and can be captured in a graph.
-    Replaying one does not advance `step`, and so never updates the factors: the schedule is the host's. A step that
-    updates them waits in `torch.linalg.eigh`, which asks for errors, and cannot be captured.
+    On CUDA, a step that does not update the factors never waits for the device and can be captured
+    in a graph. Replaying one does not advance `step`, and so never updates the factors: the
+    schedule is the host's. A step that updates them waits in `torch.linalg.eigh`, which asks for
+    errors, and cannot be captured.
 
     Args:
-        params: Parameters or parameter groups, each with hyper-parameters of its own where it gives them. float32 or
-            float64, on a device that has float64; for mixed precision keep float32 weights and use `torch.autocast`.
+        params: Parameters or parameter groups, each with hyper-parameters of its own where it gives
+            them. float32 or float64, on a device that has float64; for mixed precision keep float32
+            weights and use `torch.autocast`.
         lr: Learning rate, > 0.
         momentum: In [0, 1).
         dampening: In [0, 1].
@@ -332,14 +382,16 @@ class NGD(torch.optim.Optimizer):
         alpha: Smoothing α > 0: κ = (α/D)·tr F is added to the Fisher matrix. A change of
             it counts from the next update of the factors on.
         rank: Rank R of every factor, at most D − 1; None for min(⌊(D + 1)/2⌋, 80).
-        update_period: After the first ten steps the factors are updated every `update_period` steps.
+        update_period: After the first ten steps the factors are updated every `update_period`
+            steps.
         eta: Weight η of the newest gradient in the running Fisher matrix, in (0, 1].
         epsilon: Floor of ρ and d, ≥ 0, absolute, in units of gradient².
         delta: Floor of ρ and d relative to the largest eigenvalue, in [0, 1).
         arithmetic: `"stable"` or `"published"` (see `updated_factors`).
 
     Raises:
-        ValueError: A hyper-parameter out of its range, or a parameter that is neither float32 nor float64.
+        ValueError: A hyper-parameter out of its range, or a parameter that is neither float32 nor
+            float64.
         RuntimeError: A sparse gradient.
 
     Example:
@@ -368,10 +420,19 @@ class NGD(torch.optim.Optimizer):
         arithmetic: str = "stable",
     ):
         defaults = {
-            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov,
-            "alpha": alpha, "rank": rank, "update_period": update_period, "eta": eta, "epsilon": epsilon,
-            "delta": delta, "arithmetic": arithmetic,
-        }  # fmt: skip
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "alpha": alpha,
+            "rank": rank,
+            "update_period": update_period,
+            "eta": eta,
+            "epsilon": epsilon,
+            "delta": delta,
+            "arithmetic": arithmetic,
+        }
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict) -> None:
@@ -384,28 +445,45 @@ class NGD(torch.optim.Optimizer):
             raise
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As every optimizer's; raises ValueError for factors without a unit, as an earlier version of NGD had them."""
+        """As every optimizer's; raises ValueError for factors without a unit, as an earlier version
+        of NGD had them.
+        """
         for state in state_dict["state"].values():
-            if any(key.startswith("basis_") for key in state) and not any(key.startswith("unit_") for key in state):
-                raise ValueError("this state's factors have no unit: an earlier NGD wrote it; train from the start")
+            if any(key.startswith("basis_") for key in state) and not any(
+                key.startswith("unit_") for key in state
+            ):
+                raise ValueError(
+                    "this state's factors have no unit: an earlier NGD wrote it; train from the"
+                    " start"
+                )
         super().load_state_dict(state_dict)
         for state in self.state.values():
             for key, value in state.items():
-                if isinstance(value, Tensor):  # laid out and aligned as `step` lays them: products may round by it
+                if isinstance(
+                    value, Tensor
+                ):  # laid out and aligned as `step` lays them: products may round by it
                     state[key] = value.clone(memory_format=torch.contiguous_format)
             if "step" in state:
-                state["step"] = state["step"].cpu()  # wherever the file's were loaded: the schedule is the host's
+                state["step"] = state[
+                    "step"
+                ].cpu()  # wherever the file's were loaded: the schedule is the host's
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step on every parameter that has a gradient; returns the closure's loss, if one is given."""
+        """One step on every parameter that has a gradient; returns the closure's loss, if one is
+        given.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        params_with_grad = [[p for p in g["params"] if p.grad is not None and p.numel()] for g in self.param_groups]
+        params_with_grad = [
+            [p for p in g["params"] if p.grad is not None and p.numel()] for g in self.param_groups
+        ]
         if any(param.grad.is_sparse for params in params_with_grad for param in params):
-            raise RuntimeError("NGD does not take sparse gradients; make the layer's gradient dense (sparse=False)")
+            raise RuntimeError(
+                "NGD does not take sparse gradients; make the layer's gradient dense (sparse=False)"
+            )
         for group, params in zip(self.param_groups, params_with_grad, strict=True):
             alike = defaultdict(list)
             for param in params:
@@ -420,21 +498,35 @@ class NGD(torch.optim.Optimizer):
         gradients = _decayed(params, group)
         scaled, sizes, units, finite = prescaled(gradients)
         norms = units * sizes
-        turned, seen, owners = [], [], []  # owners: the position of the parameter whose axis was seen
-        for i, (x, square, state) in enumerate(zip(scaled, (norms**2).unbind(), states, strict=True)):
+        turned, seen, owners = (
+            [],
+            [],
+            [],
+        )  # owners: the position of the parameter whose axis was seen
+        for i, (x, square, state) in enumerate(
+            zip(scaled, (norms**2).unbind(), states, strict=True)
+        ):
             t, factors = int(state["step"]), _factors(state, x.ndim)
             update = t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0
             turned.append(precondition(x, square, factors, group, seen if update else None))
             owners.extend([i] * (len(seen) - len(owners)))
         torch._foreach_add_([state["step"] for state in states], 1)
         turned_sizes = _norms(turned)
-        # An entry of the direction may be as large as the norm, which then has to be a number of this type.
+        # An entry of the direction may be as large as the norm, which then has to be a number of
+        # this type.
         sound = finite & (torch.maximum(norms, turned_sizes) < torch.finfo(gradients[0].dtype).max)
-        lengths = (norms / torch.where(turned_sizes > 0, turned_sizes, 1.0)).to(gradients[0].dtype).unbind()
+        lengths = (
+            (norms / torch.where(turned_sizes > 0, turned_sizes, 1.0))
+            .to(gradients[0].dtype)
+            .unbind()
+        )
         steps = [x.mul_(length).contiguous() for x, length in zip(turned, lengths, strict=True)]
 
         factors, factor_finite = updated_together(seen, **_how(group)) if seen else ([], finite[:0])
-        updates = [(states[i], axis.axis, factor) for i, axis, factor in zip(owners, seen, factors, strict=True)]
+        updates = [
+            (states[i], axis.axis, factor)
+            for i, axis, factor in zip(owners, seen, factors, strict=True)
+        ]
         asks = bool(seen) or finite.device.type == "cpu"  # an update waits for the device anyway
         if asks and bool(torch.cat([sound, factor_finite]).all()):
             _store(updates)
@@ -447,7 +539,10 @@ class NGD(torch.optim.Optimizer):
         for state, is_finite, is_sound in zip(states, finite, sound, strict=True):
             state["num_skipped"] += ~is_finite
             state["num_restarts"] += is_finite & ~is_sound
-        steps = [torch.where(flag, step, g) for flag, step, g in zip(sound, steps, gradients, strict=True)]
+        steps = [
+            torch.where(flag, step, g)
+            for flag, step, g in zip(sound, steps, gradients, strict=True)
+        ]
         if not asks:
             _descend(params, steps, states, group, skipped=~finite)
             return
@@ -468,45 +563,57 @@ class NGD(torch.optim.Optimizer):
         return state
 
     def kappa(self, param: Tensor) -> dict[int, Float64[Tensor, ""]]:
-        """Smoothing κ (gradient²) of each axis of `param` from its current factors and α; {} before the first step.
+        """Smoothing κ (gradient²) of each axis of `param` from its current factors and α; {} before
+        the first step.
 
         Raises:
             ValueError: `param` is not one of this optimizer's parameters.
         """
         alpha = self._group_of(param)["alpha"]
         return {
-            axis: smoothing(factor, alpha) for axis, factor in _factors(self.state.get(param, {}), param.ndim).items()
+            axis: smoothing(factor, alpha)
+            for axis, factor in _factors(self.state.get(param, {}), param.ndim).items()
         }
 
     def effective_rank(self, param: Tensor) -> dict[int, Float64[Tensor, ""]]:
-        """Effective rank (1 … D; NaN where F = 0) along each axis of `param`; {} before the first step.
+        """Effective rank (1 … D; NaN where F = 0) along each axis of `param`; {} before the first
+        step.
 
         Raises:
             ValueError: `param` is not one of this optimizer's parameters.
         """
         self._group_of(param)
         return {
-            axis: effective_rank(factor) for axis, factor in _factors(self.state.get(param, {}), param.ndim).items()
+            axis: effective_rank(factor)
+            for axis, factor in _factors(self.state.get(param, {}), param.ndim).items()
         }
 
     @torch.no_grad()
     def cosine(self, param: Tensor) -> Float64[Tensor, ""]:
-        """Cosine between the gradient of `param`, weight decay added, and what the coming step will turn it into.
+        """Cosine between the gradient of `param`, weight decay added, and what the coming step will
+        turn it into.
 
-        Call it between `backward()` and `step()`, which does not depend on it. It costs one direction, before the first
-        step also the start of the factors. NaN where the gradient is empty, zero or not finite.
+        Call it between `backward()` and `step()`, which does not depend on it. It costs one
+        direction, before the first step also the start of the factors. NaN where the gradient is
+        empty, zero or not finite.
 
         Raises:
             ValueError: `param` is not one of this optimizer's parameters, or has no gradient.
         """
         group = self._group_of(param)
         if param.grad is None:
-            raise ValueError("cosine: this parameter has no gradient; call it between backward() and step()")
+            raise ValueError(
+                "cosine: this parameter has no gradient; call it between backward() and step()"
+            )
         if param.numel() == 0:
             return torch.tensor(math.nan, dtype=torch.float64)
         (x,), sizes, units, _ = prescaled(_decayed([param], group))
         turned = precondition(
-            x, (units[0] * sizes[0]) ** 2, _factors(self.state.get(param, {}), param.ndim), group, None
+            x,
+            (units[0] * sizes[0]) ** 2,
+            _factors(self.state.get(param, {}), param.ndim),
+            group,
+            None,
         )
         x, turned = x.double().flatten(), turned.double().flatten()
         return (x @ turned / (x.norm() * turned.norm())).clamp(-1, 1)
@@ -519,12 +626,16 @@ class NGD(torch.optim.Optimizer):
 
     @property
     def num_skipped_updates(self) -> int:
-        """How often a tensor was left as it was because its gradient was not finite, summed over tensors."""
+        """How often a tensor was left as it was because its gradient was not finite, summed over
+        tensors.
+        """
         return self._count("num_skipped")
 
     @property
     def num_restarts(self) -> int:
-        """How often a tensor took its raw gradient because preconditioning gave numbers that are not finite."""
+        """How often a tensor took its raw gradient because preconditioning gave numbers that are
+        not finite.
+        """
         return self._count("num_restarts")
 
     def _count(self, key: str) -> int:
@@ -534,13 +645,23 @@ class NGD(torch.optim.Optimizer):
 def _decayed(params: list[Tensor], group: dict) -> list[Tensor]:
     """Gradients with weight decay added."""
     gradients = [param.grad for param in params]
-    return torch._foreach_add(gradients, params, alpha=group["weight_decay"]) if group["weight_decay"] else gradients
+    return (
+        torch._foreach_add(gradients, params, alpha=group["weight_decay"])
+        if group["weight_decay"]
+        else gradients
+    )
 
 
 def _descend(
-    params: list[Tensor], steps: list[Tensor], states: list[dict], group: dict, skipped: Bool[Tensor, "T"] | None = None
+    params: list[Tensor],
+    steps: list[Tensor],
+    states: list[dict],
+    group: dict,
+    skipped: Bool[Tensor, "T"] | None = None,
 ) -> None:
-    """`torch.optim.SGD`'s step along `steps`; where a flag in `skipped` is set, a parameter stays as it is."""
+    """`torch.optim.SGD`'s step along `steps`; where a flag in `skipped` is set, a parameter stays
+    as it is.
+    """
     calls = defaultdict(list)  # what can go into one call of the fused kernel: it takes one flag
     for i, state in enumerate(states):
         first = bool(group["momentum"]) and "momentum_buffer" not in state
@@ -550,11 +671,18 @@ def _descend(
     for (first, flagged), members in calls.items():
         targets = [params[i].contiguous() for i in members]  # the kernel takes memory in order
         sgd(
-            targets, [steps[i] for i in members], [states[i].get("momentum_buffer") for i in members], fused=True,
+            targets,
+            [steps[i] for i in members],
+            [states[i].get("momentum_buffer") for i in members],
+            fused=True,
             found_inf=None if flagged is None else skipped[flagged].float(),
-            weight_decay=0.0, lr=group["lr"], momentum=group["momentum"],
-            dampening=0.0 if first else group["dampening"], nesterov=group["nesterov"], maximize=False,
-        )  # fmt: skip
+            weight_decay=0.0,
+            lr=group["lr"],
+            momentum=group["momentum"],
+            dampening=0.0 if first else group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=False,
+        )
         for i, target in zip(members, targets, strict=True):
             if target is not params[i]:
                 params[i].copy_(target)
@@ -569,12 +697,16 @@ def _keys(axis: int) -> tuple[str, ...]:
 def _factors(state: dict, num_axes: int) -> dict[int, FisherFactor]:
     """Axis → factor, of the axes that have one."""
     return {
-        axis: FisherFactor(*(state[key] for key in _keys(axis))) for axis in range(num_axes) if _keys(axis)[0] in state
+        axis: FisherFactor(*(state[key] for key in _keys(axis)))
+        for axis in range(num_axes)
+        if _keys(axis)[0] in state
     }
 
 
 def _store(updates: list[tuple[dict, int, FisherFactor]]) -> None:
-    """Factors of (state, axis) into the memory they have there already: a captured step finds it again."""
+    """Factors of (state, axis) into the memory they have there already: a captured step finds it
+    again.
+    """
     there, new = [], []
     for state, axis, factor in updates:
         for key, field in zip(_keys(axis), factor, strict=True):
@@ -606,7 +738,10 @@ def _check_group(group: dict) -> None:
             lambda nesterov: not nesterov or (group["momentum"] > 0 and group["dampening"] == 0),
         ),
         "alpha": ("> 0", lambda alpha: alpha > 0),
-        "rank": ("None or an integer ≥ 1", lambda rank: rank is None or (type(rank) is int and rank >= 1)),
+        "rank": (
+            "None or an integer ≥ 1",
+            lambda rank: rank is None or (type(rank) is int and rank >= 1),
+        ),
         "update_period": ("an integer ≥ 1", lambda period: type(period) is int and period >= 1),
         "eta": ("in (0, 1]", lambda eta: 0 < eta <= 1),
         "epsilon": ("≥ 0 and finite", lambda epsilon: 0 <= epsilon < math.inf),
@@ -620,8 +755,9 @@ def _check_group(group: dict) -> None:
     ]
     problems += [
         f"a parameter of type {p.dtype}, allowed: torch.float32 or torch.float64"
-        for p in group["params"] if p.dtype not in (torch.float32, torch.float64)
-    ]  # fmt: skip
+        for p in group["params"]
+        if p.dtype not in (torch.float32, torch.float64)
+    ]
     if problems:
         raise ValueError("NGD: " + "; ".join(problems))
 

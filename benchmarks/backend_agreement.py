@@ -1,20 +1,22 @@
-"""Do the two backends agree? The final checkpoints of a finished run, sampled by each with the run's own settings.
+"""Do the two backends agree? The final checkpoints of a finished run, sampled by each with the
+run's own settings.
 
     .venv/bin/python benchmarks/backend_agreement.py RUN_DIRECTORY
 
-Same checkpoints, same L(w*), other random numbers. Prints both LLCs and their difference in combined standard errors.
+Same checkpoints, same L(w*), other random numbers. Prints both LLCs and their difference in
+combined standard errors.
 """
 
 import math
 import sys
 from pathlib import Path
 
-from experiment import open_run
-from experiment_config import load_config
-from llc import estimate_llcs
-from measurements import final_weights
-from run_results import optimizers
-from verdict import with_error
+from degeneracy.llc.estimate import estimate_llcs
+from degeneracy.runs.config import load_config
+from degeneracy.runs.measurements import final_weights
+from degeneracy.runs.results import optimizers
+from degeneracy.runs.run import open_run
+from degeneracy.texts import with_error
 
 
 def main(directory: Path) -> None:
@@ -26,14 +28,19 @@ def main(directory: Path) -> None:
             found = {}
             for backend in ("batched", "devinterp"):
                 settings = run.config.devinterp.model_copy(update={"backend": backend})
-                (found[backend],) = estimate_llcs(build().to(run.device), [weights], data, settings, batch_size)
+                (found[backend],) = estimate_llcs(
+                    build().to(run.device), [weights], data, settings, batch_size
+                )
             ours, theirs = found.values()
             apart = abs(ours.llc - theirs.llc) / math.hypot(ours.std_error, theirs.std_error)
             shown = ", ".join(
-                f"{backend} {with_error(e.llc, e.std_error)} (MALA acceptance {e.mean_acceptance:.2f})"
+                f"{backend} {with_error(e.llc, e.std_error)} (MALA acceptance"
+                f" {e.mean_acceptance:.2f})"
                 for backend, e in found.items()
             )
-            print(f"{title} {optimizer.upper()}: {shown}; {apart:.2f} combined standard errors apart")
+            print(
+                f"{title} {optimizer.upper()}: {shown}; {apart:.2f} combined standard errors apart"
+            )
     run.store.close()
 
 

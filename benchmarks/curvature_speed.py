@@ -1,9 +1,10 @@
 """What does a Hessian trace cost for its error? Our estimates against PyHessian's and curvlinops's.
 
-FFNN 2 × 256 after an epoch of SGD, the first 1,280 images of MNIST. Efficiency is 1/(seconds × variance): where probes
-are independent, their number does not change it. Seconds are medians over repeats, interleaved in one process: run it
-alone on the machine. A variance is the mean over repeats of the squared standard error where one is stated, else that
-of the repeats' estimates, which n of them give to ± √(2/(n − 1)); XTrace's stated one is too small, see
+FFNN 2 × 256 after an epoch of SGD, the first 1,280 images of MNIST. Efficiency is 1/(seconds ×
+variance): where probes are independent, their number does not change it. Seconds are medians over
+repeats, interleaved in one process: run it alone on the machine. A variance is the mean over
+repeats of the squared standard error where one is stated, else that of the repeats' estimates,
+which n of them give to ± √(2/(n − 1)); XTrace's stated one is too small, see
 `hessian_trace.xtrace`. `python curvature_speed.py [repeats]`.
 """
 
@@ -22,17 +23,19 @@ from pyhessian import hessian
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from architectures import FFNN
-from experiment import PROJECT
-from hessian_trace import METHODS, hessian_trace
-from training import train
+from degeneracy.curvature.trace import METHODS, hessian_trace
+from degeneracy.models.networks import FFNN
+from degeneracy.runs.run import PROJECT
+from degeneracy.training import train
 from utils_general import load_data
 
 NUM_IMAGES, NUM_PRODUCTS = 1280, 48  # Hutch++ needs a multiple of 3, XTrace an even number
 REFERENCES = ("PyHessian", "curvlinops hutchinson_trace")
 
 Images = tuple[torch.Tensor, torch.Tensor]
-Contender = Callable[[nn.Module, Images, int], tuple[float, float | None]]  # model, images, seed → estimate, variance
+Contender = Callable[
+    [nn.Module, Images, int], tuple[float, float | None]
+]  # model, images, seed → estimate, variance
 
 
 def of_this_project(method: str) -> Contender:
@@ -44,7 +47,9 @@ def of_this_project(method: str) -> Contender:
 
 
 def of_pyhessian(model, images, seed):
-    """Its graph is made once for all probes; the stopping rule, which divides by the signed trace, is switched off."""
+    """Its graph is made once for all probes; the stopping rule, which divides by the signed trace,
+    is switched off.
+    """
     torch.manual_seed(seed)
     peer = hessian(copy.deepcopy(model), cross_entropy, data=images, cuda=False)
     values = peer.trace(maxIter=NUM_PRODUCTS, tol=-math.inf)
@@ -55,7 +60,9 @@ def of_curvlinops(trace: Callable) -> Contender:
     def estimate(model, images, seed):
         torch.manual_seed(seed)
         loss, parameters = nn.CrossEntropyLoss(), list(model.parameters())
-        operator = HessianLinearOperator(model, loss, parameters, [images], check_deterministic=False)
+        operator = HessianLinearOperator(
+            model, loss, parameters, [images], check_deterministic=False
+        )
         return trace(operator, NUM_PRODUCTS).item(), None
 
     return estimate
@@ -74,7 +81,14 @@ def main(repeats: int = 8) -> None:
     images = tuple(part[:NUM_IMAGES] for part in data.train)
     torch.manual_seed(0)
     model = FFNN(256, 2)
-    train(model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), data, 1, 128, torch.Generator())
+    train(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
+        data,
+        1,
+        128,
+        torch.Generator(),
+    )
 
     seconds, estimates, variances = ({name: [] for name in contenders} for _ in range(3))
     for repeat in range(repeats + 1):
@@ -86,20 +100,28 @@ def main(repeats: int = 8) -> None:
                 estimates[name].append(estimate)
                 variances[name].append(variance)
 
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {model.title}, {NUM_IMAGES} images")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {model.title}, {NUM_IMAGES}"
+        " images"
+    )
     print(f"{NUM_PRODUCTS} Hessian-vector products an estimate, {repeats} interleaved repeats")
     variances["curvlinops hutchinson_trace"] = variances["PyHessian"]  # the same estimator
     reference = {}
     for name in contenders:
         stated = None not in variances[name]
-        variance = statistics.mean(variances[name]) if stated else statistics.variance(estimates[name])
+        variance = (
+            statistics.mean(variances[name]) if stated else statistics.variance(estimates[name])
+        )
         efficiency = 1 / (statistics.median(seconds[name]) * variance)
         if name in REFERENCES:
             reference[name] = efficiency
-        ratios = ", ".join(f"{efficiency / theirs:.1f} × {peer}" for peer, theirs in reference.items())
+        ratios = ", ".join(
+            f"{efficiency / theirs:.1f} × {peer}" for peer, theirs in reference.items()
+        )
         print(
-            f"{name}: {statistics.median(seconds[name]):.2f} s, trace {statistics.mean(estimates[name]):.1f}, variance "
-            f"{variance:.2f} {'as stated' if stated else 'of the repeats'}; efficiency {ratios}"
+            f"{name}: {statistics.median(seconds[name]):.2f} s, trace"
+            f" {statistics.mean(estimates[name]):.1f}, variance {variance:.2f}"
+            f" {'as stated' if stated else 'of the repeats'}; efficiency {ratios}"
         )
 
 

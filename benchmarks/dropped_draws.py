@@ -2,18 +2,19 @@
 
     .venv/bin/python benchmarks/dropped_draws.py RUN_DIRECTORY 300
 
-The published settings have no burn-in: chains rise from the solution for some hundred draws, and that rise lowers the
-estimate and widens its error. This recomputes every estimate from the run's `traces.npz`; nothing is sampled.
+The published settings have no burn-in: chains rise from the solution for some hundred draws, and
+that rise lowers the estimate and widens its error. This recomputes every estimate from the run's
+`traces.npz`; nothing is sampled.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from llc import summarise
-from run_results import put_llc, series_of
-from run_store import RunStore
-from verdict import verdicts
+from degeneracy.llc.statistics import summarise
+from degeneracy.runs.results import put_llc, series_of
+from degeneracy.runs.store import RunStore
+from studies.ngd_sgd.verdict import verdicts
 
 
 def main(directory: Path, dropped: int) -> None:
@@ -21,7 +22,11 @@ def main(directory: Path, dropped: int) -> None:
     results, traces = store.read_results(), store.read_traces()
     for point, trace in traces.items():
         init_loss = series_of(results, point)["llc_init_loss"][point.epoch]
-        put_llc(results, point, summarise(trace[:, dropped:], init_loss, results["nbeta"], results["train_size"]))
+        put_llc(
+            results,
+            point,
+            summarise(trace[:, dropped:], init_loss, results["nbeta"], results["train_size"]),
+        )
     print(f"without the first {dropped} draws of each chain:")
     for verdict in verdicts(results):
         print(f"{verdict.title}: {verdict.headline}", *verdict.text, *verdict.warnings, sep="\n  ")

@@ -1,30 +1,38 @@
-"""Does a sampler find the learning coefficients that are known? One rule for the settings, every case reported.
+"""Does a sampler find the learning coefficients that are known? One rule for the settings, every
+case reported.
 
     .venv/bin/python benchmarks/llc_accuracy.py [--full] [--device cuda] [--out FILE.json]
 
 The rule sees a loss, its number of weights d and its minimum w*, and nothing else:
 
-    γ = √d, nβ = 1000 γ. The random weights that γ alone allows, N(0, 1/γ), give a square layer a norm of order 1
-        whatever its size, so that wide and narrow networks need about as many draws. The ratio 1000 weighs the bias of
-        a finite temperature, which falls with it, against the draws needed to leave a singular w*, which grow with it
-        (its square root for two layers, its power ⅔ for three).
-    ε = min(0.2/(nβ h* + γ), 3/(nβ h_γ + γ)), h* the largest curvature at w*, h_γ the largest of those at one draw a
-        chain from N(w*, 1/γ). The first bounds the error that the step makes where w* is regular: at most 1/19 of what
-        a direction contributes. The second keeps to ¾ of the stability limit, ε A < 4, at the outskirts of where
-        chains go, and is the only one where h* = 0.
-    2¹¹/d chains, at least 2 and at most 32: small models have small λ and need more chains for the same error.
-    8,192 draws; λ̂ from the second half of them, the first is burn-in. Converged: since half as many draws (of which
-        again the second half counts) λ̂ has moved by no more than its error then, the larger of the standard error and
-        0.5 %, and that error is at most 1 %. If not, 32,768 draws, and with `--full` up to 2,000 weights 131,072. Then
-        it ends; what has not converged says so.
+    γ = √d, nβ = 1000 γ. The random weights that γ alone allows, N(0, 1/γ), give a square layer a
+    norm of order 1
+        whatever its size, so that wide and narrow networks need about as many draws. The ratio 1000
+        weighs the bias of a finite temperature, which falls with it, against the draws needed to
+        leave a singular w*, which grow with it (its square root for two layers, its power ⅔ for
+        three).
+    ε = min(0.2/(nβ h* + γ), 3/(nβ h_γ + γ)), h* the largest curvature at w*, h_γ the largest of
+    those at one draw a
+        chain from N(w*, 1/γ). The first bounds the error that the step makes where w* is regular:
+        at most 1/19 of what a direction contributes. The second keeps to ¾ of the stability limit,
+        ε A < 4, at the outskirts of where chains go, and is the only one where h* = 0.
+    2¹¹/d chains, at least 2 and at most 32: small models have small λ and need more chains for the
+    same error. 8,192 draws; λ̂ from the second half of them, the first is burn-in. Converged: since
+    half as many draws (of which
+        again the second half counts) λ̂ has moved by no more than its error then, the larger of the
+        standard error and 0.5 %, and that error is at most 1 %. If not, 32,768 draws, and with
+        `--full` up to 2,000 weights 131,072. Then it ends; what has not converged says so.
 
-Targets are the values at finite (nβ, γ) where they can be computed: for quadratic losses those of the Langevin steps,
-ε included, for normal crossings by quadrature. Deep linear networks (two layers: reduced-rank regression) are judged
-against λ itself, uncorrected; at multiplicity m the finite-nβ value is lower, by about (m − 1)/ln nβ, which is printed
-beside it. `--full` adds 10⁶ weights, and on CUDA 10⁷.
+Targets are the values at finite (nβ, γ) where they can be computed: for quadratic losses those of
+the Langevin steps,
+ε included, for normal crossings by quadrature. Deep linear networks (two layers: reduced-rank
+regression) are judged against λ itself, uncorrected; at multiplicity m the finite-nβ value is
+lower, by about (m − 1)/ln nβ, which is printed beside it. `--full` adds 10⁶ weights, and on CUDA
+10⁷.
 
-The rule's constants were chosen on the deep linear and normal-crossing cases up to 1,200 weights that are listed here,
-not on others: on those, the errors say what the rule can reach, and only the larger ones test it.
+The rule's constants were chosen on the deep linear and normal-crossing cases up to 1,200 weights
+that are listed here, not on others: on those, the errors say what the rule can reach, and only the
+larger ones test it.
 """
 
 import argparse
@@ -39,9 +47,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from architectures import DeepLinear, NormalCrossing, Quadratic, num_parameters
-from experiment_config import SamplerSettings
-from learning_coefficients import (
+from degeneracy.curvature.largest import largest_curvature, loss_on
+from degeneracy.llc.estimate import estimate_llcs
+from degeneracy.llc.settings import SamplerSettings
+from degeneracy.llc.statistics import LLCEstimate, summarise
+from degeneracy.models.coefficients import (
     LearningCoefficient,
     deep_linear,
     normal_crossing,
@@ -49,8 +59,8 @@ from learning_coefficients import (
     quadratic,
     quadratic_llc,
 )
-from llc import LLCEstimate, estimate_llcs, summarise
-from utils_hessian_fim import largest_curvature, loss_on
+from degeneracy.models.known import DeepLinear, NormalCrossing, Quadratic
+from degeneracy.models.networks import num_parameters
 
 TEMPERATURE_RATIO = 1000.0  # nβ/γ
 STEP_AT_MINIMUM, STEP_AT_OUTSKIRTS = 0.2, 3.0  # ε(nβ h + γ); Langevin steps are stable below 4
@@ -70,7 +80,9 @@ class Case:
     model: nn.Module
     known: LearningCoefficient
     target: Callable[[float, float, float], float]
-    batch_size: int | None = None  # None: the population loss; else the loss on data of a noise-free teacher
+    batch_size: int | None = (
+        None  # None: the population loss; else the loss on data of a noise-free teacher
+    )
 
 
 @dataclass(frozen=True)
@@ -106,25 +118,42 @@ def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 def quadratic_case(name: str, curvatures: list[float]) -> Case:
     known = quadratic(sum(h > 0 for h in curvatures))
     return Case(
-        f"quadratic, {name}", "quadratic", Quadratic(curvatures), known,
-        lambda nbeta, localization, step_size: quadratic_llc(curvatures, nbeta, localization, step_size),
-    )  # fmt: skip
+        f"quadratic, {name}",
+        "quadratic",
+        Quadratic(curvatures),
+        known,
+        lambda nbeta, localization, step_size: quadratic_llc(
+            curvatures, nbeta, localization, step_size
+        ),
+    )
 
 
 def crossing_case(*exponents: int) -> Case:
     name = " ".join(f"w{i}^{2 * k}" for i, k in enumerate(exponents, 1))
     return Case(
-        name, "normal crossing", NormalCrossing(exponents), normal_crossing(exponents),
+        name,
+        "normal crossing",
+        NormalCrossing(exponents),
+        normal_crossing(exponents),
         lambda nbeta, localization, _: normal_crossing_llc(exponents, nbeta, localization),
-    )  # fmt: skip
+    )
 
 
 def linear_case(widths: tuple[int, ...], rank: int, batch_size: int | None = None) -> Case:
     known = deep_linear(widths, rank)
     name = f"{widths}, r = {rank}".replace(" ", "").replace(",r=", ", r = ")
     if batch_size is not None:
-        name += ", data, " + ("full batch" if batch_size == NUM_SAMPLES else f"batches of {batch_size}")
-    return Case(name, "deep linear", DeepLinear(widths, rank), known, lambda *_: float(known.value), batch_size)
+        name += ", data, " + (
+            "full batch" if batch_size == NUM_SAMPLES else f"batches of {batch_size}"
+        )
+    return Case(
+        name,
+        "deep linear",
+        DeepLinear(widths, rank),
+        known,
+        lambda *_: float(known.value),
+        batch_size,
+    )
 
 
 def cases(full: bool, cuda: bool) -> list[Case]:
@@ -172,7 +201,9 @@ def step_size(
     bounds = [STEP_AT_MINIMUM / (nbeta * largest_curvature(loss, minimum) + localization)]
     for _ in range(points):
         point = {
-            name: p + torch.randn(p.shape, generator=generator).to(p.device) / math.sqrt(localization)
+            name: (
+                p + torch.randn(p.shape, generator=generator).to(p.device) / math.sqrt(localization)
+            )
             for name, p in minimum.items()
         }
         bounds.append(STEP_AT_OUTSKIRTS / (nbeta * largest_curvature(loss, point) + localization))
@@ -213,44 +244,68 @@ def measure(case: Case, device: torch.device, full: bool = False) -> Row:
     more = (MORE_DRAWS,) if full and num_weights <= MORE_DRAWS_WEIGHTS else ()
     for draws in DRAWS + more:
         settings = SamplerSettings(
-            num_chains=chains, num_draws=draws, localization=localization, nbeta=nbeta, sampler_lr=epsilon,
+            num_chains=chains,
+            num_draws=draws,
+            localization=localization,
+            nbeta=nbeta,
+            sampler_lr=epsilon,
             backend="batched",
-        )  # fmt: skip
-        (estimate,) = estimate_llcs(model, [model.state_dict()], data, settings, label=case.name, **source)
+        )
+        (estimate,) = estimate_llcs(
+            model, [model.state_dict()], data, settings, label=case.name, **source
+        )
         before, after = late_half(estimate, draws // 2), late_half(estimate, draws)
         if converged := has_converged(before, after):
             break
     target, known = case.target(nbeta, localization, epsilon), case.known
     return Row(
-        case=case.name, family=case.family, weights=num_weights, target=target,
-        learning_coefficient=float(known.value), multiplicity=known.multiplicity,
+        case=case.name,
+        family=case.family,
+        weights=num_weights,
+        target=target,
+        learning_coefficient=float(known.value),
+        multiplicity=known.multiplicity,
         corrected=float(known.value) - (known.multiplicity - 1) / math.log(nbeta),
-        llc=after.llc, std_error=after.std_error,
+        llc=after.llc,
+        std_error=after.std_error,
         relative_error=None if after.llc is None else after.llc / target - 1,
         moved=None if after.llc is None or not before.llc else after.llc / before.llc - 1,
-        draws=draws, chains=chains, diverged=int(estimate.diverged.sum()), converged=converged,
-        nbeta=nbeta, localization=localization, step_size=epsilon, acceptance=estimate.mean_acceptance,
+        draws=draws,
+        chains=chains,
+        diverged=int(estimate.diverged.sum()),
+        converged=converged,
+        nbeta=nbeta,
+        localization=localization,
+        step_size=epsilon,
+        acceptance=estimate.mean_acceptance,
         seconds=time.perf_counter() - started,
-    )  # fmt: skip
+    )
 
 
 HEADER = (
-    "| case | weights | target | λ | m | λ − (m−1)/ln nβ | λ̂ ± standard error | error | last doubling | chains × draws "
-    "| converged | seconds |\n" + "| --- " * 12 + "|"
+    "| case | weights | target | λ | m | λ − (m−1)/ln nβ | λ̂ ± standard error | error | last"
+    " doubling | chains × draws | converged | seconds |\n" + "| --- " * 12 + "|"
 )
 
 
 def as_markdown(row: Row) -> str:
     estimate, error = "diverged", "—"
     if row.llc is not None:
-        estimate = f"{row.llc:.4g}" if row.std_error is None else f"{row.llc:.5g} ± {row.std_error:.2g}"
+        estimate = (
+            f"{row.llc:.4g}" if row.std_error is None else f"{row.llc:.5g} ± {row.std_error:.2g}"
+        )
         error = f"{row.relative_error:+.1%}"
-    known = f"{row.target:.5g} | {row.learning_coefficient:g} | {row.multiplicity} | {row.corrected:.5g}"
-    verdict = ("yes" if row.converged else "no") + (f", {row.diverged} diverged" if row.diverged else "")
+    known = (
+        f"{row.target:.5g} | {row.learning_coefficient:g} | {row.multiplicity} |"
+        f" {row.corrected:.5g}"
+    )
+    verdict = ("yes" if row.converged else "no") + (
+        f", {row.diverged} diverged" if row.diverged else ""
+    )
     moved = "—" if row.moved is None else f"{row.moved:+.1%}"
     return (
-        f"| {row.case} | {row.weights:,} | {known} | {estimate} | {error} | {moved} | {row.chains} × {row.draws:,} "
-        f"| {verdict} | {row.seconds:.0f} |"
+        f"| {row.case} | {row.weights:,} | {known} | {estimate} | {error} | {moved} | {row.chains}"
+        f" × {row.draws:,} | {verdict} | {row.seconds:.0f} |"
     )
 
 
@@ -268,19 +323,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     options = parser.parse_args()
     device = torch.device(options.device)
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads\n\n{HEADER}", flush=True)
+    print(
+        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads\n\n{HEADER}",
+        flush=True,
+    )
     started, rows = time.perf_counter(), []
     for case in cases(options.full, device.type == "cuda"):
         rows.append(measure(case, device, options.full))
         print(as_markdown(rows[-1]), flush=True)
     errors = summary(rows)
-    print(f"\ndeep linear: relative error {errors['median']:.1%} in the median, {errors['largest']:.1%} at most")
+    print(
+        f"\ndeep linear: relative error {errors['median']:.1%} in the median,"
+        f" {errors['largest']:.1%} at most"
+    )
     print(f"{time.perf_counter() - started:.0f} s in all")
     if options.out:
-        about = {"torch": torch.__version__, "device": str(device), "threads": torch.get_num_threads()}
+        about = {
+            "torch": torch.__version__,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+        }
         rows_as_dicts = [asdict(row) for row in rows]
         options.out.write_text(
-            json.dumps(about | {"deep_linear_relative_error": errors, "rows": rows_as_dicts}, indent=1) + "\n"
+            json.dumps(
+                about | {"deep_linear_relative_error": errors, "rows": rows_as_dicts}, indent=1
+            )
+            + "\n"
         )
 
 

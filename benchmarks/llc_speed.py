@@ -1,10 +1,12 @@
-"""What does a draw cost? The batched chains against devinterp's, against their floor, and against per-image loading.
+"""What does a draw cost? The batched chains against devinterp's, against their floor, and against
+per-image loading.
 
     .venv/bin/python benchmarks/llc_speed.py [--device cuda]
 
-Same tensors, same process, same threads; devinterp is fed whole batches and never pickles the data. The contenders'
-repeats are interleaved, medians and ratios are printed: run it alone on the machine. The floor of a draw is its matrix
-products and its random numbers and nothing else, with PyTorch's own threads.
+Same tensors, same process, same threads; devinterp is fed whole batches and never pickles the data.
+The contenders' repeats are interleaved, medians and ratios are printed: run it alone on the
+machine. The floor of a draw is its matrix products and its random numbers and nothing else, with
+PyTorch's own threads.
 """
 
 import argparse
@@ -20,12 +22,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from architectures import FFNN, LeNet5
-from data_files import import_torchvision
-from experiment import PROJECT
-from experiment_config import SamplerSettings
-from llc import estimate_llcs, mean_loss
-from llc_devinterp import Batches
+from degeneracy.data.files import import_torchvision
+from degeneracy.llc.devinterp_chains import Batches
+from degeneracy.llc.estimate import estimate_llcs, mean_loss
+from degeneracy.llc.settings import SamplerSettings
+from degeneracy.models.networks import FFNN, LeNet5
+from degeneracy.runs.run import PROJECT
 from utils_general import load_data
 
 BATCH_SIZE, REPEATS = 128, 5
@@ -46,13 +48,19 @@ def devinterp_chain(model: nn.Module, loader: DataLoader, num_draws: int) -> tup
         warnings.simplefilter("ignore")
         started = synchronised(device)
         sample_single_chain(
-            ref_model=model, loader=loader, evaluate=lambda m, batch: cross_entropy(m(batch[0]), batch[1]),
-            sampling_method=SGLD, optimizer_kwargs=dict(SGLD_SETTINGS), num_draws=num_draws, verbose=False,
+            ref_model=model,
+            loader=loader,
+            evaluate=lambda m, batch: cross_entropy(m(batch[0]), batch[1]),
+            sampling_method=SGLD,
+            optimizer_kwargs=dict(SGLD_SETTINGS),
+            num_draws=num_draws,
+            verbose=False,
             device=device,
             callbacks=[
-                LLCEstimator(1, num_draws, 0.0, device, nbeta=26.38), lambda **_: times.append(time.perf_counter())
+                LLCEstimator(1, num_draws, 0.0, device, nbeta=26.38),
+                lambda **_: times.append(time.perf_counter()),
             ],
-        )  # fmt: skip
+        )
         ended = synchronised(device)
     return times[0] - started, ended - times[0]
 
@@ -67,14 +75,18 @@ def batched_seconds(model: nn.Module, data, num_chains: int, num_draws: int) -> 
 
 
 def floor_seconds(model: nn.Module, steps: int) -> float:
-    """Seconds a draw of a fully connected model's matrix products and noise take, mean over `steps`."""
+    """Seconds a draw of a fully connected model's matrix products and noise take, mean over
+    `steps`.
+    """
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     device = layers[0].weight.device
     products = []
     for position, layer in enumerate(layers):
         x = torch.randn(BATCH_SIZE, layer.in_features, device=device)
         d, w = torch.randn(BATCH_SIZE, layer.out_features, device=device), layer.weight.detach()
-        products += [(x, w.T), (d.T, x)] + ([(d, w)] if position else [])  # forward, by weights, by inputs
+        products += [(x, w.T), (d.T, x)] + (
+            [(d, w)] if position else []
+        )  # forward, by weights, by inputs
     noise = torch.empty(sum(p.numel() for p in model.parameters()), device=device)
     started = synchronised(device)
     for _ in range(steps):
@@ -85,7 +97,9 @@ def floor_seconds(model: nn.Module, steps: int) -> float:
 
 
 def published_pipeline_seconds(model: nn.Module, num_draws: int) -> float:
-    """Seconds a draw through a `DataLoader` with per-image transforms, as the published runs loaded their data."""
+    """Seconds a draw through a `DataLoader` with per-image transforms, as the published runs loaded
+    their data.
+    """
     torchvision = import_torchvision()
     transform = torchvision.transforms.Compose(
         [torchvision.transforms.ToTensor(), torchvision.transforms.Normalize((0.1307,), (0.3081,))]
@@ -97,7 +111,9 @@ def published_pipeline_seconds(model: nn.Module, num_draws: int) -> float:
 
 def compare(model: nn.Module, data, many: int, draws: int) -> dict[str, float]:
     """Medians over interleaved repeats, in seconds."""
-    loader = DataLoader(Batches(data), BATCH_SIZE, shuffle=True, drop_last=True, collate_fn=lambda batch: batch)
+    loader = DataLoader(
+        Batches(data), BATCH_SIZE, shuffle=True, drop_last=True, collate_fn=lambda batch: batch
+    )
     seconds: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -114,7 +130,10 @@ def compare(model: nn.Module, data, many: int, draws: int) -> dict[str, float]:
         for chains in (2, many):
             short, long = (batched_seconds(model, data, chains, n) for n in (4, 4 + draws))
             note(f"batched, {chains} chains, a draw", (long - short) / draws / chains)
-            note(f"batched, {chains} chains, set-up a chain", (short - 4 * (long - short) / draws) / chains)
+            note(
+                f"batched, {chains} chains, set-up a chain",
+                (short - 4 * (long - short) / draws) / chains,
+            )
         started = time.perf_counter()
         mean_loss(model, data)
         note("L(w*)", synchronised(data[0].device) - started)
@@ -123,7 +142,9 @@ def compare(model: nn.Module, data, many: int, draws: int) -> dict[str, float]:
 
 def totals(model: nn.Module, data, num_draws: int) -> tuple[float, float]:
     """Seconds of 2 chains × `num_draws`, L(w*) included: (devinterp, batched)."""
-    loader = DataLoader(Batches(data), BATCH_SIZE, shuffle=True, drop_last=True, collate_fn=lambda batch: batch)
+    loader = DataLoader(
+        Batches(data), BATCH_SIZE, shuffle=True, drop_last=True, collate_fn=lambda batch: batch
+    )
     theirs, ours = [], []
     for _ in range(3):
         started = time.perf_counter()
@@ -138,12 +159,16 @@ def totals(model: nn.Module, data, num_draws: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--quick", action="store_true", help="leave the totals and the published pipeline out")
+    parser.add_argument(
+        "--quick", action="store_true", help="leave the totals and the published pipeline out"
+    )
     options = parser.parse_args()
     device = torch.device(options.device)
     many = 8 if device.type == "cpu" else 64
     data = load_data("mnist", PROJECT / "data", device).train
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {REPEATS} repeats")
+    print(
+        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {REPEATS} repeats"
+    )
     for build, draws in ((lambda: FFNN(256, 2), 100), (LeNet5, 20)):
         torch.manual_seed(0)
         model = build().to(device)
@@ -160,11 +185,17 @@ def main() -> None:
         if options.quick:
             continue
         theirs, ours = totals(model, data, 1000 if isinstance(model, FFNN) else 100)
-        print(f"  total of 2 chains: devinterp {theirs:.2f} s, batched {ours:.2f} s, ratio {theirs / ours:.2f}")
+        print(
+            f"  total of 2 chains: devinterp {theirs:.2f} s, batched {ours:.2f} s, ratio"
+            f" {theirs / ours:.2f}"
+        )
         if isinstance(model, FFNN):
             loaded = published_pipeline_seconds(model, 40)
             ratio = loaded / medians[f"batched, {many} chains, a draw"]
-            print(f"  published pipeline: {loaded * 1e3:.1f} ms a draw, ÷ batched, {many} chains: {ratio:.1f}")
+            print(
+                f"  published pipeline: {loaded * 1e3:.1f} ms a draw, ÷ batched, {many} chains:"
+                f" {ratio:.1f}"
+            )
 
 
 if __name__ == "__main__":

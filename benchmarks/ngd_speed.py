@@ -1,9 +1,11 @@
-"""What does a training step with NGD cost, in steps of `torch.optim.SGD`, and where does the time go?
+"""What does a training step with NGD cost, in steps of `torch.optim.SGD`, and where does the time
+go?
 
-A training step is that of `training.train`: take a batch of 128 from data in memory, forward, backward, optimizer. The
-optimizers' steps are interleaved in one process, so that all see the same machine: run it alone there. Printed are
-medians over repeats: the step in SGD steps, the same ratio counted in multiplications of matrix products (PyTorch's
-FlopCounterMode; decompositions are not in it), and the split of NGD's step by part. `benchmarks/README.md` has a run.
+A training step is that of `training.train`: take a batch of 128 from data in memory, forward,
+backward, optimizer. The optimizers' steps are interleaved in one process, so that all see the same
+machine: run it alone there. Printed are medians over repeats: the step in SGD steps, the same ratio
+counted in multiplications of matrix products (PyTorch's FlopCounterMode; decompositions are not in
+it), and the split of NGD's step by part. `benchmarks/README.md` has a run.
 """
 
 import statistics
@@ -18,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import ngd
-from architectures import DLNN, FFNN, LeNet5
+from degeneracy.models.networks import DLNN, FFNN, LeNet5
 
 NUM_IMAGES, BATCH_SIZE, PERIOD, REPEATS = 20_000, 128, 4, 15
 SHARED = {"lr": 1e-3, "momentum": 0.9, "nesterov": True}
@@ -33,13 +35,22 @@ MODELS = {
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, **SHARED),
     "stable": partial(ngd.NGD, **SHARED, alpha=0.1, eta=0.9, update_period=PERIOD),
-    "published": partial(ngd.NGD, **SHARED, alpha=0.1, eta=0.9, update_period=PERIOD, arithmetic="published"),
+    "published": partial(
+        ngd.NGD, **SHARED, alpha=0.1, eta=0.9, update_period=PERIOD, arithmetic="published"
+    ),
 }
-PARTS = {"prescaled": "scaling", "precondition": "directions", "updated_factors": "updates", "_descend": "descent"}
+PARTS = {
+    "prescaled": "scaling",
+    "precondition": "directions",
+    "updated_factors": "updates",
+    "_descend": "descent",
+}
 
 
 class Contender:
-    """A model and its optimizer on made-up images: what a step costs does not depend on what they show."""
+    """A model and its optimizer on made-up images: what a step costs does not depend on what they
+    show.
+    """
 
     def __init__(self, build, make_optimizer, device):
         torch.manual_seed(0)
@@ -55,7 +66,9 @@ class Contender:
         cross_entropy(self.model(self.images[batch]), self.labels[batch]).backward()
 
     def period(self) -> list[float]:
-        """Seconds of batch, forward and backward, and of the optimizer, over steps from one update to the next."""
+        """Seconds of batch, forward and backward, and of the optimizer, over steps from one update
+        to the next.
+        """
         spent = [0.0, 0.0]
         for _ in range(PERIOD):
             for part, work in enumerate((self.gradient, self.optimizer.step)):
@@ -94,7 +107,9 @@ def seconds_by_part(contender: Contender) -> dict[str, float]:
     finally:
         for name, function in originals.items():
             setattr(ngd, name, function)
-    medians = {PARTS.get(name, name): statistics.median(values) / PERIOD for name, values in spent.items()}
+    medians = {
+        PARTS.get(name, name): statistics.median(values) / PERIOD for name, values in spent.items()
+    }
     return medians | {"rest": medians["whole"] - sum(medians[part] for part in PARTS.values())}
 
 
@@ -112,9 +127,13 @@ def multiplications(contender: Contender) -> tuple[float, float]:
 def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {REPEATS} repeats of {PERIOD} steps"
+        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {REPEATS} repeats"
+        f" of {PERIOD} steps"
     )
-    print("| model | weights | SGD step, ms | stable ÷ SGD | published ÷ SGD | counted in multiplications |")
+    print(
+        "| model | weights | SGD step, ms | stable ÷ SGD | published ÷ SGD | counted in"
+        " multiplications |"
+    )
     print("| --- | --- | --- | --- | --- | --- |")
     splits = []
     for title, build in tqdm(MODELS.items(), unit="model", file=sys.stderr):
@@ -126,15 +145,23 @@ def main() -> None:
         for _ in range(REPEATS):
             for name, contender in contenders.items():
                 spent[name].append(contender.period())
-        whole = {name: statistics.median(sum(parts) / PERIOD for parts in values) for name, values in spent.items()}
+        whole = {
+            name: statistics.median(sum(parts) / PERIOD for parts in values)
+            for name, values in spent.items()
+        }
         forward_backward, of_ngd = multiplications(contenders["stable"])
         weights = sum(p.numel() for p in contenders["sgd"].model.parameters())
         print(
-            f"| {title} | {weights:,} | {whole['sgd'] * 1e3:.2f} | {whole['stable'] / whole['sgd']:.2f} "
-            f"| {whole['published'] / whole['sgd']:.2f} | {1 + of_ngd / forward_backward:.2f} |",
+            f"| {title} | {weights:,} | {whole['sgd'] * 1e3:.2f} |"
+            f" {whole['stable'] / whole['sgd']:.2f} | {whole['published'] / whole['sgd']:.2f} |"
+            f" {1 + of_ngd / forward_backward:.2f} |",
             flush=True,
         )
-        split = {"batch, forward, backward": statistics.median(parts[0] for parts in spent["stable"]) / PERIOD}
+        split = {
+            "batch, forward, backward": (
+                statistics.median(parts[0] for parts in spent["stable"]) / PERIOD
+            )
+        }
         splits.append((title, split | seconds_by_part(contenders["stable"])))
     names = ["batch, forward, backward", *PARTS.values(), "rest"]
     print(f"\n| ms a step, stable NGD | {' | '.join(names)} |\n| --- |{' --- |' * len(names)}")

@@ -1,10 +1,11 @@
-"""Which figures does the README show? Draws a finished run's figures and writes them as PNG into `docs/`.
+"""Which figures does the README show? Draws a finished run's figures and writes them as PNG into
+`docs/`.
 
     .venv/bin/python benchmarks/readme_figures.py RUN_DIRECTORY
 
-The directory is that of a run (`make run`) or of the study of phase transitions (`make phase-transitions`), whose
-pictures are called phase-….png. Needs Chromium and `make venv-dev`; the figures are those of the run's report, drawn by
-the same functions.
+The directory is that of a run (`make run`) or of the study of phase transitions (`make
+phase-transitions`), whose pictures are called phase-….png. Needs Chromium and `make venv-dev`; the
+figures are those of the run's report, drawn by the same functions.
 """
 
 import json
@@ -15,10 +16,10 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from figures import model_figures
-from report import write_figs_to_html
-from run_store import RunStore
-from transition_figures import study_figures
+from degeneracy.report.page import write_figs_to_html
+from degeneracy.report.run_figures import model_figures
+from degeneracy.runs.store import RunStore
+from studies.phase_transitions.figures import study_figures
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHOWN = ("loss", "llc", "running-mean", "hessian-trace", "llc-against-loss", "llc-grid")
@@ -35,12 +36,18 @@ def main(directory: Path) -> None:
         figures = [(f"phase-{key}", caption, figure) for key, caption, figure in figures]
     else:
         figures = [entry for entry in model_figures(title, results, traces) if entry[0] in SHOWN]
-    browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser_path = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if browser_path is None:
         sys.exit("no Chromium found: install one, or put it on PATH")
     DOCS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
         for key, caption, figure in figures:
             html = write_figs_to_html([(key, caption, figure)], Path(folder) / f"{key}.html", title)

@@ -10,28 +10,38 @@ from itertools import pairwise
 import torch
 from torch.utils.data import DataLoader
 
-from architectures import FFNN
-from data_files import import_torchvision
-from experiment import PROJECT
-from training import train
+from degeneracy.data.files import import_torchvision
+from degeneracy.models.networks import FFNN
+from degeneracy.runs.run import PROJECT
+from degeneracy.training import train
 from utils_general import load_data
 
 BATCH_SIZE = 128
 
 
 def epoch_seconds(data) -> float:
-    """Seconds an epoch of `train` with SGD takes, with what it records and the evaluation; median of three."""
+    """Seconds an epoch of `train` with SGD takes, with what it records and the evaluation; median
+    of three.
+    """
     model = FFNN(256, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     ends = [time.perf_counter()]
     train(
-        model, optimizer, data, 4, BATCH_SIZE, torch.Generator(), on_epoch=lambda *_: ends.append(time.perf_counter())
+        model,
+        optimizer,
+        data,
+        4,
+        BATCH_SIZE,
+        torch.Generator(),
+        on_epoch=lambda *_: ends.append(time.perf_counter()),
     )
     return statistics.median(end - start for start, end in pairwise(ends[1:]))
 
 
 def loader_seconds() -> tuple[float, float]:
-    """Seconds to read one epoch of MNIST: (as tensors by index, through a DataLoader with per-image transforms)."""
+    """Seconds to read one epoch of MNIST: (as tensors by index, through a DataLoader with per-image
+    transforms).
+    """
     torchvision = import_torchvision()
     transform = torchvision.transforms.Compose(
         [torchvision.transforms.ToTensor(), torchvision.transforms.Normalize((0.1307,), (0.3081,))]
@@ -51,11 +61,14 @@ def loader_seconds() -> tuple[float, float]:
 def main() -> None:
     data = load_data("mnist", PROJECT / "data")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"an epoch of `train` with SGD, FFNN 2 HL, 256 HN, evaluation included: {epoch_seconds(data):.2f} s")
+    print(
+        "an epoch of `train` with SGD, FFNN 2 HL, 256 HN, evaluation included:"
+        f" {epoch_seconds(data):.2f} s"
+    )
     in_memory, transforms = loader_seconds()
     print(
-        f"reading an epoch of MNIST: in memory {in_memory:.2f} s, "
-        f"DataLoader with per-image transforms {transforms:.1f} s, ratio {transforms / in_memory:.0f}"
+        f"reading an epoch of MNIST: in memory {in_memory:.2f} s, DataLoader with per-image"
+        f" transforms {transforms:.1f} s, ratio {transforms / in_memory:.0f}"
     )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_files import ensure_data_files
-from utils_general import DataSplits, load_data
+from degeneracy.data.files import ensure_data_files
+from degeneracy.data.images import DataSplits, load_data
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 

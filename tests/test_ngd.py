@@ -16,19 +16,28 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 import ngd
-from architectures import FFNN, LeNet5
+from degeneracy.models.networks import FFNN, LeNet5
 from ngd import NGD
 
 BOTH_ARITHMETICS = pytest.mark.parametrize("arithmetic", ["stable", "published"])
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device in this machine")
-SWAP = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "eta": 0.9}  # the primary experiment, α apart
+NEEDS_CUDA = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device in this machine"
+)
+SWAP = {
+    "lr": 0.01,
+    "momentum": 0.9,
+    "nesterov": True,
+    "eta": 0.9,
+}  # the primary experiment, α apart
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers
 
 
 def random_gradients(shape, steps, seed=0, scale=1.0, dtype=torch.float64):
-    """Gradients whose directions in weight space differ in size, with a part that persists from step to step."""
+    """Gradients whose directions in weight space differ in size, with a part that persists from
+    step to step.
+    """
     generator = torch.Generator().manual_seed(seed)
     draw = lambda: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
     mean, sizes = draw(), torch.rand(shape, generator=generator, dtype=torch.float64) + 0.2
@@ -36,8 +45,14 @@ def random_gradients(shape, steps, seed=0, scale=1.0, dtype=torch.float64):
 
 
 def directions(gradients, device="cpu", optimizer=None, **hyper):
-    """Direction of each step of one tensor: with lr = 1 and the weight set to zero it is minus the weight then."""
-    (weight,) = optimizer.param_groups[0]["params"] if optimizer else [torch.zeros_like(gradients[0], device=device)]
+    """Direction of each step of one tensor: with lr = 1 and the weight set to zero it is minus the
+    weight then.
+    """
+    (weight,) = (
+        optimizer.param_groups[0]["params"]
+        if optimizer
+        else [torch.zeros_like(gradients[0], device=device)]
+    )
     optimizer = optimizer or NGD([weight], lr=1.0, **hyper)
     found = []
     for gradient in gradients:
@@ -52,7 +67,9 @@ def factor_of(optimizer, param, axis):
     """(R, d, ρ) of an axis in gradient², as NumPy float64, from the documented state entries."""
     state = optimizer.state[param]
     names = ("basis", "eigenvalues", "floor", "unit")
-    basis, eigenvalues, floor, unit = (state[f"{name}_{axis}"].double().cpu().numpy() for name in names)
+    basis, eigenvalues, floor, unit = (
+        state[f"{name}_{axis}"].double().cpu().numpy() for name in names
+    )
     return basis.copy(), unit**2 * eigenvalues, unit**2 * floor
 
 
@@ -70,7 +87,9 @@ def train_steps(model, optimizer, inputs, targets, steps):
 
 def small_problem(dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
-    model = torch.nn.Sequential(torch.nn.Linear(12, 9), torch.nn.ReLU(), torch.nn.Linear(9, 4)).to(dtype)
+    model = torch.nn.Sequential(torch.nn.Linear(12, 9), torch.nn.ReLU(), torch.nn.Linear(9, 4)).to(
+        dtype
+    )
     return model, torch.randn(32, 12, dtype=dtype), torch.randint(4, (32,))
 
 
@@ -105,7 +124,13 @@ def worst_distance_from_sgd(alpha, hyper, **ngd_only):
     paths = []
     for optimizer_class, more in ((torch.optim.SGD, {}), (NGD, {"alpha": alpha, **ngd_only})):
         model, inputs, targets = small_problem()
-        train_steps(model, optimizer_class(model.parameters(), lr=0.05, **hyper, **more), inputs, targets, 50)
+        train_steps(
+            model,
+            optimizer_class(model.parameters(), lr=0.05, **hyper, **more),
+            inputs,
+            targets,
+            50,
+        )
         paths.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach())
     return float((paths[0] - paths[1]).abs().max())
 
@@ -147,16 +172,21 @@ def test_direction_is_the_dense_inverse_of_the_factor_before_the_step(alpha, ari
         (direction,) = directions([gradient], optimizer=optimizer)
         after_axis_0 = dense_direction(gradient.numpy().T, factors[0], alpha).T
         # The inverse's error is about u·cond(G) ≤ 2e-16·D/α.
-        assert relative_error(direction, dense_direction(after_axis_0, factors[1], alpha)) < 1e-12 * max(1, 1 / alpha)
+        assert relative_error(
+            direction, dense_direction(after_axis_0, factors[1], alpha)
+        ) < 1e-12 * max(1, 1 / alpha)
 
 
 @pytest.mark.parametrize(
     ("arithmetic", "tolerance"),
-    # Errors per step, in units of u = 1.1e-16: stable u·cond(Y), published u·cond(Y)², where the floors hold
-    # cond(Y) ≤ 1/((1 − η)·δ) = 2e3 at the settings below. Times 30 steps and some 10 for dimensions.
+    # Errors per step, in units of u = 1.1e-16: stable u·cond(Y), published u·cond(Y)², where the
+    # floors hold cond(Y) ≤ 1/((1 − η)·δ) = 2e3 at the settings below. Times 30 steps and some 10
+    # for dimensions.
     [("stable", 1e-10), ("published", 2e-7)],
 )
-@pytest.mark.parametrize("shape", [(2,), (13,), (6, 9), (1, 7), (20, 4), (4, 3, 2, 2), (5, 1, 3, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2,), (13,), (6, 9), (1, 7), (20, 4), (4, 3, 2, 2), (5, 1, 3, 3)], ids=str
+)
 @pytest.mark.parametrize("update_period", [1, 4])
 def test_path_of_the_plain_transcription(shape, arithmetic, tolerance, update_period):
     hyper = {"alpha": 0.5, "eta": 0.5, "epsilon": 1e-2, "delta": 1e-3, "arithmetic": arithmetic}
@@ -187,16 +217,27 @@ def test_given_rank_on_the_path_of_the_plain_transcription(arithmetic):
 
 @BOTH_ARITHMETICS
 def test_one_gradient_fed_400_times_gives_its_own_spectrum(arithmetic):
-    """F's R largest eigenvalues d + ρ and their subspace become those of XᵀX/N; ρ the mean of the remaining ones."""
+    """F's R largest eigenvalues d + ρ and their subspace become those of XᵀX/N; ρ the mean of the
+    remaining ones.
+    """
     dim, rank, num_rows = 12, 6, 40
     generator = torch.Generator().manual_seed(0)
     left = torch.linalg.qr(torch.randn(num_rows, dim, generator=generator, dtype=torch.float64)).Q
     right = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64)).Q
-    spectrum = torch.cat([torch.linspace(3.0, 1.0, rank), torch.linspace(0.2, 0.05, dim - rank)]).double()
+    spectrum = torch.cat(
+        [torch.linspace(3.0, 1.0, rank), torch.linspace(0.2, 0.05, dim - rank)]
+    ).double()
     x = left * (num_rows * spectrum).sqrt() @ right.T  # XᵀX/N = right diag(spectrum) rightᵀ
 
     weight = torch.zeros(dim, num_rows, dtype=torch.float64)  # its axis 0 sees X
-    hyper = {"eta": 0.9, "epsilon": 0.0, "delta": 0.0, "rank": rank, "update_period": 1, "arithmetic": arithmetic}
+    hyper = {
+        "eta": 0.9,
+        "epsilon": 0.0,
+        "delta": 0.0,
+        "rank": rank,
+        "update_period": 1,
+        "arithmetic": arithmetic,
+    }
     optimizer = NGD([weight], lr=1.0, **hyper)
     directions([x.T] * 400, optimizer=optimizer)
     basis, eigenvalues, floor = factor_of(optimizer, weight, axis=0)
@@ -209,10 +250,19 @@ def test_one_gradient_fed_400_times_gives_its_own_spectrum(arithmetic):
 
 @BOTH_ARITHMETICS
 def test_trace_of_the_factor_is_that_of_the_running_mean(arithmetic):
-    """tr F_{t+1} = tr T = η tr(XᵀX/N) + (1 − η) tr F_t where no floor is reached, and only floors add to it."""
+    """tr F_{t+1} = tr T = η tr(XᵀX/N) + (1 − η) tr F_t where no floor is reached, and only floors
+    add to it.
+    """
     gradients = random_gradients((5, 30), 40)
     weight = torch.zeros(5, 30, dtype=torch.float64)
-    hyper = {"eta": 0.3, "epsilon": 0.0, "delta": 0.0, "rank": 2, "update_period": 1, "arithmetic": arithmetic}
+    hyper = {
+        "eta": 0.3,
+        "epsilon": 0.0,
+        "delta": 0.0,
+        "rank": 2,
+        "update_period": 1,
+        "arithmetic": arithmetic,
+    }
     optimizer = NGD([weight], lr=1.0, **hyper)
     unfloored, trace = 0, None
     for gradient in gradients:
@@ -249,7 +299,10 @@ def test_factor_is_updated_in_the_first_ten_steps_and_then_every_period(update_p
         before = {axis: factor_of(optimizer, weight, axis) for axis in (0, 1)} if step else {}
         directions([gradient], optimizer=optimizer)
         if before:
-            changed = {not np.array_equal(before[axis][0], factor_of(optimizer, weight, axis)[0]) for axis in (0, 1)}
+            changed = {
+                not np.array_equal(before[axis][0], factor_of(optimizer, weight, axis)[0])
+                for axis in (0, 1)
+            }
             assert len(changed) == 1  # the axes keep step
             updated += [step] * changed.pop()
     assert updated == [t for t in range(1, 26) if t < 10 or t % update_period == 0]
@@ -259,7 +312,9 @@ def test_factor_is_updated_in_the_first_ten_steps_and_then_every_period(update_p
 
 
 @BOTH_ARITHMETICS
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-13)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-13)], ids=str
+)
 def test_norm_of_each_tensor_is_kept(dtype, tolerance, arithmetic):
     shapes = [(), (9,), (6, 8), (3, 2, 5, 5), (1, 4)]
     weights = [torch.zeros(shape, dtype=dtype) for shape in shapes]
@@ -267,7 +322,9 @@ def test_norm_of_each_tensor_is_kept(dtype, tolerance, arithmetic):
     for step in range(30):
         for weight in weights:
             weight.zero_()
-            weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step), dtype=dtype)
+            weight.grad = torch.randn(
+                weight.shape, generator=torch.Generator().manual_seed(step), dtype=dtype
+            )
         optimizer.step()
         for weight in weights:
             assert float(weight.norm()) == pytest.approx(float(weight.grad.norm()), rel=tolerance)
@@ -278,12 +335,16 @@ def scaled_by(c, shape, arithmetic, epsilon):
     hyper = {"alpha": 0.1, "eta": 0.9, "arithmetic": arithmetic}
     plain = directions(gradients, epsilon=epsilon, **hyper)
     scaled = directions([c * gradient for gradient in gradients], epsilon=c * c * epsilon, **hyper)
-    return max(relative_error(found / c, expected) for found, expected in zip(scaled, plain, strict=True))
+    return max(
+        relative_error(found / c, expected) for found, expected in zip(scaled, plain, strict=True)
+    )
 
 
 # Rounding, times the conditions of ten updates' Y: u·cond(Y) (stable), u·cond(Y)² (published).
 SCALING_ERROR = {"stable": 1e-8, "published": 1e-7}
-SCALES = st.floats(-4, 4).map(lambda exponent: 10.0**exponent) | st.sampled_from([-1.0, -3.0, 7.0, 1e6, 1e-6])
+SCALES = st.floats(-4, 4).map(lambda exponent: 10.0**exponent) | st.sampled_from(
+    [-1.0, -3.0, 7.0, 1e6, 1e-6]
+)
 
 
 @BOTH_ARITHMETICS
@@ -296,8 +357,12 @@ def test_scaled_gradients_give_scaled_directions_without_floor(c, arithmetic):
 @pytest.mark.parametrize("shape", [(9,), (2, 16), (10, 1)], ids=str)
 @given(c=SCALES)
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_scaled_gradients_with_fewer_rows_than_the_rank_give_scaled_directions_without_floor(c, shape):
-    """A bias is one row: without ε the first T has rank one, and nothing but the start determines R's other rows."""
+def test_scaled_gradients_with_fewer_rows_than_the_rank_give_scaled_directions_without_floor(
+    c, shape
+):
+    """A bias is one row: without ε the first T has rank one, and nothing but the start determines
+    R's other rows.
+    """
     assert scaled_by(c, shape, "stable", epsilon=0.0) < 1e-8
 
 
@@ -336,15 +401,21 @@ def real_gradients(mnist):
     """Gradient of each tensor of LeNet-5 along 200 steps of NGD on MNIST."""
     steps = mnist_steps(mnist, lambda params: NGD(params, alpha=0.1, **SWAP), 200, model=LeNet5())
     recorded = [[param.grad.clone() for param in model.parameters()] for model, _ in steps]
-    return dict(zip((name for name, _ in LeNet5().named_parameters()), zip(*recorded, strict=True), strict=True))
+    return dict(
+        zip(
+            (name for name, _ in LeNet5().named_parameters()),
+            zip(*recorded, strict=True),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize(("alpha", "steps"), [(0.1, 200), (4.0, 60)])
 def test_directions_along_real_gradients_are_those_of_the_plain_transcription(
     real_gradients, alpha, steps, record_property
 ):
-    """Axes of convolutions, and biases. Changing the last bit of each gradient moves the plain directions by up to
-    3e-9, so 1e-8 is rounding; float32 and float64 differ by what is recorded."""
+    """Axes of convolutions, and biases. Changing the last bit of each gradient moves the plain
+    directions by up to 3e-9, so 1e-8 is rounding; float32 and float64 differ by what is recorded."""
     for name, gradients in real_gradients.items():
         gradients = gradients[:steps]
         plain = PlainNaturalGradient(alpha=alpha, eta=0.9)
@@ -374,7 +445,9 @@ def test_float32_directions_are_those_of_float64_on_real_gradients(mnist, alpha,
         [param.grad.clone() for param in model.parameters()]
         for model, _ in mnist_steps(mnist, lambda params: NGD(params, alpha=alpha, **SWAP), 60)
     ]
-    for name, gradients in zip(dict(FFNN().named_parameters()), zip(*steps, strict=True), strict=True):
+    for name, gradients in zip(
+        dict(FFNN().named_parameters()), zip(*steps, strict=True), strict=True
+    ):
         single = directions(gradients, alpha=alpha, eta=0.9)
         double = directions([gradient.double() for gradient in gradients], alpha=alpha, eta=0.9)
         worst = max(map(relative_error, single, double))
@@ -386,13 +459,17 @@ def test_float32_directions_are_those_of_float64_on_real_gradients(mnist, alpha,
 def test_directions_on_cuda_are_those_on_the_cpu():
     gradients = random_gradients((24, 40), 20)
     hyper = {"alpha": 0.1, "eta": 0.9, "epsilon": 1e-3}
-    pairs = zip(directions(gradients, device="cuda", **hyper), directions(gradients, **hyper), strict=True)
+    pairs = zip(
+        directions(gradients, device="cuda", **hyper), directions(gradients, **hyper), strict=True
+    )
     assert max(relative_error(on_cuda, on_cpu) for on_cuda, on_cpu in pairs) < 1e-8
 
 
 @NEEDS_CUDA
 def test_rows_of_the_basis_stay_orthonormal_in_float32_on_cuda(mnist):
-    *_, (model, optimizer) = mnist_steps(mnist, lambda params: NGD(params, alpha=0.1, **SWAP), 500, device="cuda")
+    *_, (model, optimizer) = mnist_steps(
+        mnist, lambda params: NGD(params, alpha=0.1, **SWAP), 500, device="cuda"
+    )
     for param in model.parameters():
         assert param.isfinite().all()
         for axis in optimizer.kappa(param):
@@ -404,7 +481,9 @@ def test_rows_of_the_basis_stay_orthonormal_in_float32_on_cuda(mnist):
 
 
 def run_with_gradients(gradients, **hyper):
-    """Trains the tensors of `gradients[step][tensor]` along them; returns weights after each step and the optimizer."""
+    """Trains the tensors of `gradients[step][tensor]` along them; returns weights after each step
+    and the optimizer.
+    """
     weights = [torch.ones_like(gradient) for gradient in gradients[0]]
     optimizer = NGD(weights, **hyper)
     path = []
@@ -419,14 +498,24 @@ def run_with_gradients(gradients, **hyper):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("when", [1, 7])
 def test_gradient_that_is_not_finite_leaves_only_its_own_tensor_alone(bad, when):
-    hyper = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "update_period": 1}  # no schedule
+    hyper = {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.01,
+        "update_period": 1,
+    }  # no schedule
     first, second = random_gradients((4, 6), 14, seed=1), random_gradients((5,), 14, seed=2)
     broken = first[0].clone()
     broken[2, 3] = bad
-    gradients = [list(pair) for pair in zip([*first[:when], broken, *first[when:]], [*second, second[0]], strict=True)]
+    gradients = [
+        list(pair)
+        for pair in zip([*first[:when], broken, *first[when:]], [*second, second[0]], strict=True)
+    ]
     path, optimizer = run_with_gradients(gradients, **hyper)
 
-    # The broken step might as well not have been for its tensor, and nothing happened for the other one.
+    # The broken step might as well not have been for its tensor, and nothing happened for the other
+    # one.
     alone, _ = run_with_gradients([[gradient] for gradient in first], **hyper)
     assert torch.equal(path[when][0], path[when - 1][0])
     assert torch.equal(path[-1][0], alone[-1][0])
@@ -437,16 +526,24 @@ def test_gradient_that_is_not_finite_leaves_only_its_own_tensor_alone(bad, when)
 
 
 @BOTH_ARITHMETICS
-@pytest.mark.parametrize("shape", [(4, 6), (9,), (64, 3)], ids=str)  # enough rows for the rank, and too few of them
+@pytest.mark.parametrize(
+    "shape", [(4, 6), (9,), (64, 3)], ids=str
+)  # enough rows for the rank, and too few of them
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_gradients_that_are_not_finite_before_the_first_good_one_might_as_well_not_have_been(bad, shape, arithmetic):
+def test_gradients_that_are_not_finite_before_the_first_good_one_might_as_well_not_have_been(
+    bad, shape, arithmetic
+):
     gradients = random_gradients(shape, 20, dtype=torch.float32)
     hyper = {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "alpha": 0.1, "arithmetic": arithmetic}
     broken = [[torch.full(shape, bad)]] * 2
-    path, optimizer = run_with_gradients([*broken, *[[gradient] for gradient in gradients]], **hyper)
+    path, optimizer = run_with_gradients(
+        [*broken, *[[gradient] for gradient in gradients]], **hyper
+    )
     alone, _ = run_with_gradients([[gradient] for gradient in gradients], **hyper)
     assert torch.equal(path[1][0], torch.ones(shape))
-    assert all(torch.equal(found, expected) for (found,), (expected,) in zip(path[2:], alone, strict=True))
+    assert all(
+        torch.equal(found, expected) for (found,), (expected,) in zip(path[2:], alone, strict=True)
+    )
     assert (optimizer.num_skipped_updates, optimizer.num_restarts) == (2, 0)
 
 
@@ -471,7 +568,9 @@ def test_skipped_updates_are_counted_over_tensors_and_steps():
 
 @pytest.mark.parametrize("when", [0, 1, 12])
 def test_finite_gradient_without_finite_factors_is_used_raw_and_the_factors_start_anew(when):
-    """The published arithmetic divides by zero where η = 1 and an eigenvalue of Y Yᵀ is zero, as with a rank of one."""
+    """The published arithmetic divides by zero where η = 1 and an eigenvalue of Y Yᵀ is zero, as
+    with a rank of one.
+    """
     hyper = {"alpha": 0.1, "eta": 1.0, "arithmetic": "published"}
     gradients = random_gradients((6, 8), 30, dtype=torch.float32)
     rank_one = torch.outer(torch.arange(1.0, 7.0), torch.arange(1.0, 9.0))
@@ -481,13 +580,17 @@ def test_finite_gradient_without_finite_factors_is_used_raw_and_the_factors_star
     assert torch.equal(directions([rank_one], optimizer=optimizer)[0], rank_one)
     assert (optimizer.num_restarts, optimizer.num_skipped_updates) == (1, 0)
     assert optimizer.kappa(weight) == {}
-    for found, expected in zip(directions(gradients, optimizer=optimizer), directions(gradients, **hyper), strict=True):
+    for found, expected in zip(
+        directions(gradients, optimizer=optimizer), directions(gradients, **hyper), strict=True
+    ):
         assert torch.equal(found, expected)
     assert optimizer.num_restarts == 1
 
 
 @BOTH_ARITHMETICS
-@pytest.mark.parametrize(("when", "kept"), [(12, False), (13, True)])  # step 12 updates the factors, step 13 does not
+@pytest.mark.parametrize(
+    ("when", "kept"), [(12, False), (13, True)]
+)  # step 12 updates the factors, step 13 does not
 def test_gradient_whose_norm_is_no_number_is_used_raw(when, kept, arithmetic):
     gradients = random_gradients((6, 8), 20, dtype=torch.float32)
     huge = torch.full((6, 8), 1e38)  # times √48
@@ -527,7 +630,9 @@ def test_training_goes_on_after_zero_gradients(when, epsilon, arithmetic):
 
 
 def test_dead_inputs_get_no_step():
-    """Columns without any gradient (dead pixels) stay where they are: rows of X̂ are combinations of G's action on X."""
+    """Columns without any gradient (dead pixels) stay where they are: rows of X̂ are combinations
+    of G's action on X.
+    """
     gradients = random_gradients((6, 10), 20)
     for gradient in gradients:
         gradient[:, 3:5] = 0
@@ -540,12 +645,16 @@ def test_dead_inputs_get_no_step():
 @given(exponent=st.integers(-100, 100))
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_powers_of_two_come_out_as_they_went_in_even_in_float32(exponent, shape, arithmetic):
-    """Gradients of 1e-30 or 1e30 are squared without over- or underflow: not a bit of the direction changes."""
+    """Gradients of 1e-30 or 1e30 are squared without over- or underflow: not a bit of the direction
+    changes.
+    """
     gradients, c = random_gradients(shape, 14, dtype=torch.float32), 2.0**exponent
     hyper = {"alpha": 0.1, "eta": 0.9, "arithmetic": arithmetic}
     plain = directions(gradients, epsilon=1e-10, **hyper)
     scaled = directions([c * gradient for gradient in gradients], epsilon=1e-10 * c * c, **hyper)
-    assert all(torch.equal(found, c * expected) for found, expected in zip(scaled, plain, strict=True))
+    assert all(
+        torch.equal(found, c * expected) for found, expected in zip(scaled, plain, strict=True)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -554,7 +663,11 @@ def test_gradients_at_the_ends_of_the_type_do_no_harm(end, dtype):
     limits = torch.finfo(dtype)
     size = limits.smallest_normal if end == "smallest" else limits.max
     extreme = torch.linspace(-1, 1, 48, dtype=dtype).reshape(6, 8) * size
-    gradients = [*random_gradients((6, 8), 12, dtype=dtype), extreme, *random_gradients((6, 8), 30, dtype=dtype)]
+    gradients = [
+        *random_gradients((6, 8), 12, dtype=dtype),
+        extreme,
+        *random_gradients((6, 8), 30, dtype=dtype),
+    ]
     found = directions(gradients, epsilon=0.0)
     assert all(direction.isfinite().all() for direction in found)
     for direction, gradient in zip(found[13:], gradients[13:], strict=True):
@@ -586,11 +699,20 @@ def gradient_of_kind(kind, shape, generator):
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_no_sequence_of_gradients_poisons_the_state(arithmetic, kinds, shape, eta, floors, period):
-    """Every step is finite and as long as its gradient, and one without finite gradient moves nothing."""
+    """Every step is finite and as long as its gradient, and one without finite gradient moves
+    nothing.
+    """
     epsilon, delta = floors
     weight = torch.zeros(shape)
     optimizer = NGD(
-        [weight], lr=1.0, alpha=0.1, eta=eta, epsilon=epsilon, delta=delta, update_period=period, arithmetic=arithmetic
+        [weight],
+        lr=1.0,
+        alpha=0.1,
+        eta=eta,
+        epsilon=epsilon,
+        delta=delta,
+        update_period=period,
+        arithmetic=arithmetic,
     )
     generator = torch.Generator().manual_seed(0)
     for kind in [*kinds, "usual"]:
@@ -600,11 +722,15 @@ def test_no_sequence_of_gradients_poisons_the_state(arithmetic, kinds, shape, et
             assert torch.equal(direction, torch.zeros(shape))
         else:
             assert direction.isfinite().all()
-            assert float(direction.double().norm()) == pytest.approx(float(gradient.double().norm()), rel=1e-5)
+            assert float(direction.double().norm()) == pytest.approx(
+                float(gradient.double().norm()), rel=1e-5
+            )
         for key, entry in optimizer.state[weight].items():
             assert entry.isfinite().all(), key
     assert optimizer.num_skipped_updates == sum(kind in ("nan", "inf") for kind in kinds)
-    if arithmetic == "stable" and len(shape) > 1:  # at η = 1 the published one divides by zero where rows are few
+    if (
+        arithmetic == "stable" and len(shape) > 1
+    ):  # at η = 1 the published one divides by zero where rows are few
         after = [gradient_of_kind("usual", shape, generator) for _ in range(12)]
         assert relative_error(directions(after, optimizer=optimizer)[-1], after[-1]) > 1e-3
 
@@ -618,7 +744,9 @@ def test_tensor_with_one_entry_follows_sgd(shape):
     assert all(map(torch.equal, directions(gradients), gradients))
 
 
-@pytest.mark.parametrize(("shape", "axes"), [((1, 7), [1]), ((7, 1), [0]), ((1, 7, 1, 1), [1])], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((1, 7), [1]), ((7, 1), [0]), ((1, 7, 1, 1), [1])], ids=str
+)
 def test_axes_of_size_one_change_nothing(shape, axes):
     gradients = random_gradients((7,), 15)
     weight = torch.zeros(shape, dtype=torch.float64)
@@ -652,7 +780,11 @@ def through_deepcopy(state_dict):
 
 
 def through_safetensors(state_dict):
-    flat = {f"{i}.{key}": tensor for i, state in state_dict["state"].items() for key, tensor in state.items()}
+    flat = {
+        f"{i}.{key}": tensor
+        for i, state in state_dict["state"].items()
+        for key, tensor in state.items()
+    }
     assert all(isinstance(tensor, torch.Tensor) for tensor in flat.values())
     loaded: dict = {i: {} for i in state_dict["state"]}
     for name, tensor in load_safetensors(save_safetensors(flat)).items():
@@ -665,7 +797,14 @@ def through_safetensors(state_dict):
 @pytest.mark.parametrize("after", [0, 1, 7, 13])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_training_from_a_loaded_state_takes_the_same_path(through, after, dtype):
-    hyper = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "alpha": 0.1, "eta": 0.9, "weight_decay": 1e-3}
+    hyper = {
+        "lr": 0.05,
+        "momentum": 0.9,
+        "nesterov": True,
+        "alpha": 0.1,
+        "eta": 0.9,
+        "weight_decay": 1e-3,
+    }
     model, inputs, targets = small_problem(dtype)
     optimizer = NGD(model.parameters(), **hyper)
     train_steps(model, optimizer, inputs, targets, after)
@@ -680,11 +819,16 @@ def test_training_from_a_loaded_state_takes_the_same_path(through, after, dtype)
     assert all(map(torch.equal, resumed.parameters(), model.parameters()))
     for ours, theirs in zip(fresh.state.values(), optimizer.state.values(), strict=True):
         assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype for key in ours)
+        assert all(
+            torch.equal(ours[key], theirs[key]) and ours[key].dtype == theirs[key].dtype
+            for key in ours
+        )
 
 
 def at_an_odd_address(tensor: torch.Tensor) -> torch.Tensor:
-    """The same numbers, one element behind where PyTorch would put them, as inside a file; a matrix transposed."""
+    """The same numbers, one element behind where PyTorch would put them, as inside a file; a matrix
+    transposed.
+    """
     memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:]
     shifted = memory.view(tensor.shape[::-1]).mT if tensor.ndim == 2 else memory.view(tensor.shape)
     return shifted.copy_(tensor)
@@ -697,7 +841,10 @@ def test_a_loaded_state_has_memory_laid_out_and_aligned_as_a_fresh_one():
     optimizer = NGD(model.parameters(), **hyper)
     train_steps(model, optimizer, inputs, targets, 7)
     state = optimizer.state_dict()
-    given = {i: {key: at_an_odd_address(t) for key, t in entries.items()} for i, entries in state["state"].items()}
+    given = {
+        i: {key: at_an_odd_address(t) for key, t in entries.items()}
+        for i, entries in state["state"].items()
+    }
     assert any(t.data_ptr() % 64 for entries in given.values() for t in entries.values())
     resumed = copy.deepcopy(model)
     fresh = NGD(resumed.parameters(), lr=1.0)
@@ -712,7 +859,9 @@ def test_a_loaded_state_has_memory_laid_out_and_aligned_as_a_fresh_one():
 
 
 @pytest.mark.parametrize(
-    "through", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
+    "through",
+    [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))],
+    ids=["copy", "pickle"],
 )
 def test_a_copied_model_and_optimizer_take_the_same_path(through):
     model, inputs, targets = small_problem()
@@ -729,7 +878,9 @@ def test_a_compiled_model_takes_the_same_path():
     model, inputs, targets = small_problem()
     compiled = torch.compile(copy.deepcopy(model), backend="aot_eager")
     for net in (model, compiled):
-        train_steps(net, NGD(net.parameters(), lr=0.05, momentum=0.9, alpha=0.1), inputs, targets, 14)
+        train_steps(
+            net, NGD(net.parameters(), lr=0.05, momentum=0.9, alpha=0.1), inputs, targets, 14
+        )
     for ours, theirs in zip(model.parameters(), compiled.parameters(), strict=True):
         assert relative_error(ours.detach(), theirs.detach()) < 1e-5
 
@@ -746,7 +897,9 @@ def test_a_group_added_later_starts_its_factors_then():
             weight.grad = gradient
         optimizer.step()
     assert relative_error(-weights[0], directions(first, alpha=0.1)[-1]) < 1e-12
-    assert relative_error(-weights[1], directions(second[:9], alpha=0.1, rank=2, eta=0.5)[-1]) < 1e-12
+    assert (
+        relative_error(-weights[1], directions(second[:9], alpha=0.1, rank=2, eta=0.5)[-1]) < 1e-12
+    )
 
 
 def test_gradients_that_come_and_go_leave_each_tensor_on_its_own_schedule():
@@ -767,9 +920,12 @@ def test_a_changed_alpha_counts_from_the_next_update_on():
     optimizer = NGD([weight], lr=1.0, alpha=0.1)
     directions(gradients[:11], optimizer=optimizer)
     optimizer.param_groups[0]["alpha"] = math.inf
-    found = directions(gradients[11:], optimizer=optimizer)  # steps 11 to 15; 12 updates, after its direction
+    found = directions(
+        gradients[11:], optimizer=optimizer
+    )  # steps 11 to 15; 12 updates, after its direction
     turned = [
-        relative_error(direction, gradient) > 1e-3 for direction, gradient in zip(found, gradients[11:], strict=True)
+        relative_error(direction, gradient) > 1e-3
+        for direction, gradient in zip(found, gradients[11:], strict=True)
     ]
     assert turned == [True, True, False, False, False]
 
@@ -798,7 +954,10 @@ def test_steps_without_update_never_wait_for_the_device():
 def test_a_step_without_update_replays_from_a_cuda_graph():
     def trained(captured):
         torch.manual_seed(0)
-        weight, gradients = torch.zeros(24, 40, device="cuda"), torch.randn(16, 24, 40, device="cuda")
+        weight, gradients = (
+            torch.zeros(24, 40, device="cuda"),
+            torch.randn(16, 24, 40, device="cuda"),
+        )
         weight.grad = torch.zeros_like(weight)
         optimizer = NGD([weight], lr=0.1, momentum=0.9)
         for gradient in gradients[:13]:  # the thirteenth, step 12, updates
@@ -829,7 +988,9 @@ def test_the_state_of_an_earlier_version_is_refused():
     }
     optimizer = NGD([weight], lr=0.1)
     with pytest.raises(ValueError, match="earlier NGD"):
-        optimizer.load_state_dict({"state": {0: state}, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": {0: state}, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
 
 
 def test_skipped_updates_survive_saving():
@@ -906,7 +1067,10 @@ def test_cosine_of_a_zero_gradient_is_nan_and_of_none_or_a_strangers_an_error():
 def test_groups_have_their_own_hyperparameters():
     first, second = random_gradients((4, 6), 15, seed=1), random_gradients((5, 3), 15, seed=2)
     weights = [torch.zeros(4, 6, dtype=torch.float64), torch.zeros(5, 3, dtype=torch.float64)]
-    optimizer = NGD([{"params": weights[:1], "alpha": 0.1}, {"params": weights[1:], "alpha": 40.0, "lr": 0.5}], lr=1.0)
+    optimizer = NGD(
+        [{"params": weights[:1], "alpha": 0.1}, {"params": weights[1:], "alpha": 40.0, "lr": 0.5}],
+        lr=1.0,
+    )
     for gradients in zip(first, second, strict=True):
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
@@ -934,13 +1098,24 @@ OUT_OF_RANGE = {
     "arithmetic": ["exact", None],
 }
 ALLOWED = {
-    "lr": "> 0", "momentum": "in [0, 1)", "dampening": "in [0, 1]", "weight_decay": "≥ 0", "nesterov": "momentum > 0",
-    "alpha": "> 0", "rank": "integer ≥ 1", "update_period": "integer ≥ 1", "eta": "in (0, 1]", "epsilon": "≥ 0",
-    "delta": "in [0, 1)", "arithmetic": "stable or published",
-}  # fmt: skip
+    "lr": "> 0",
+    "momentum": "in [0, 1)",
+    "dampening": "in [0, 1]",
+    "weight_decay": "≥ 0",
+    "nesterov": "momentum > 0",
+    "alpha": "> 0",
+    "rank": "integer ≥ 1",
+    "update_period": "integer ≥ 1",
+    "eta": "in (0, 1]",
+    "epsilon": "≥ 0",
+    "delta": "in [0, 1)",
+    "arithmetic": "stable or published",
+}
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in OUT_OF_RANGE.items() for value in values])
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in OUT_OF_RANGE.items() for value in values]
+)
 def test_hyperparameter_out_of_range_is_refused_by_name_with_what_is_allowed(key, value):
     with pytest.raises(ValueError, match=key) as refusal:
         NGD([torch.zeros(2)], **{"lr": 0.1, key: value})
@@ -962,13 +1137,23 @@ def test_nesterov_with_dampening_is_refused():
         NGD([torch.zeros(2)], lr=0.1, momentum=0.9, dampening=0.1, nesterov=True)
 
 
-EDGES = [{"momentum": 0}, {"dampening": 1, "momentum": 0.5}, {"eta": 1}, {"delta": 0}, {"epsilon": 0}, {"rank": 1},
-         {"update_period": 1}, {"alpha": math.inf}]  # fmt: skip
+EDGES = [
+    {"momentum": 0},
+    {"dampening": 1, "momentum": 0.5},
+    {"eta": 1},
+    {"delta": 0},
+    {"epsilon": 0},
+    {"rank": 1},
+    {"update_period": 1},
+    {"alpha": math.inf},
+]
 
 
 @pytest.mark.parametrize("edge", EDGES, ids=str)
 def test_edges_of_the_ranges_are_allowed_and_finite(edge):
-    assert all(direction.isfinite().all() for direction in directions(random_gradients((4, 5), 12), **edge))
+    assert all(
+        direction.isfinite().all() for direction in directions(random_gradients((4, 5), 12), **edge)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64], ids=str)

@@ -26,24 +26,47 @@ def test_notebooks_carry_no_outputs_and_are_valid(path):
 def test_no_folder_of_results_hides_a_module_from_the_notebooks_beside_it():
     """A notebook runs in experiments/, where a folder comes before a module of the same name."""
     ignored = (EXPERIMENTS.parent / ".gitignore").read_text().splitlines()
-    folders = [line.removeprefix("experiments/").rstrip("/") for line in ignored if line.startswith("experiments/")]
+    folders = [
+        line.removeprefix("experiments/").rstrip("/")
+        for line in ignored
+        if line.startswith("experiments/")
+    ]
     assert len(folders) >= 3
     assert not [folder for folder in folders if (EXPERIMENTS.parent / f"{folder}.py").exists()]
 
 
 def test_eval_ngd_sgd_runs_on_a_small_real_config(data_root, tmp_path):
     config = {
-        "experiment": {"hidden_nodes": [16], "hidden_layers": [1], "cut_off_epochs": 1, "num_epochs": 2},
-        "data": {"root": str(data_root), "batch_size": 500, "num_hessian_batches": 1, "num_probes": 3},
+        "experiment": {
+            "hidden_nodes": [16],
+            "hidden_layers": [1],
+            "cut_off_epochs": 1,
+            "num_epochs": 2,
+        },
+        "data": {
+            "root": str(data_root),
+            "batch_size": 500,
+            "num_hessian_batches": 1,
+            "num_probes": 3,
+        },
         "devinterp": {"num_draws": 20},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     executed = papermill.execute_notebook(
-        EXPERIMENTS / "eval_ngd_sgd.ipynb", tmp_path / "executed.ipynb", cwd=EXPERIMENTS, progress_bar=False,
-        parameters={"config_path": str(tmp_path / "config.json"), "out": str(tmp_path / "run"), "device": "cpu",
-                    "calibration": True},
-    )  # fmt: skip
-    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+        EXPERIMENTS / "eval_ngd_sgd.ipynb",
+        tmp_path / "executed.ipynb",
+        cwd=EXPERIMENTS,
+        progress_bar=False,
+        parameters={
+            "config_path": str(tmp_path / "config.json"),
+            "out": str(tmp_path / "run"),
+            "device": "cpu",
+            "calibration": True,
+        },
+    )
+    outputs = [
+        output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
     figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
     assert len(figures) == 12  # nine of the trajectories, grid, rescaling, calibration
     text = "".join(output.get("text", "") for output in outputs)

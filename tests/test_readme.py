@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from architectures import FFNN
-from experiment_config import Config
+from degeneracy.models.networks import FFNN
+from degeneracy.runs.config import Config
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -27,13 +27,17 @@ def test_the_config_table_has_every_key_with_its_default():
         assert json.loads(rows[key]) == default, key
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^)make ([a-z-]+)", README, flags=re.M))))
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"(?:`|^)make ([a-z-]+)", README, flags=re.M)))
+)
 def test_the_make_targets_it_names_exist(target):
     assert re.search(rf"^{target}:", (PROJECT / "Makefile").read_text(), flags=re.M)
 
 
 def test_the_files_it_names_exist():
-    first_cells = re.findall(r"^\| (`[^|]+) \|", README.split("## What lies where")[1].split("## Data")[0], flags=re.M)
+    first_cells = re.findall(
+        r"^\| (`[^|]+) \|", README.split("## What lies where")[1].split("## Data")[0], flags=re.M
+    )
     named = [path for cell in first_cells for path in re.findall(r"`([^`]+)`", cell)]
     assert len(named) > 15
     named += re.findall(r"\]\((?!http)([^)#]+)\)", README)
@@ -44,7 +48,12 @@ def test_the_files_it_names_exist():
 
 def test_the_example_of_an_own_model_and_optimizer_runs(data_root, tmp_path):
     config = {
-        "experiment": {"cut_off_epochs": 1, "num_epochs": 2, "measure_epochs": "final", "hessian": False},
+        "experiment": {
+            "cut_off_epochs": 1,
+            "num_epochs": 2,
+            "measure_epochs": "final",
+            "hessian": False,
+        },
         "data": {"root": str(data_root), "batch_size": 1000},
         "devinterp": {"num_draws": 10},
     }

@@ -1,0 +1,3 @@
+"""How curved is the loss? Trace, spectrum and largest eigenvalues of the Hessian, Fisher
+information.
+"""

@@ -1,0 +1,1 @@
+"""How degenerate is a solution? Local learning coefficients by Langevin dynamics."""

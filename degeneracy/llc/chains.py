@@ -1,0 +1,409 @@
+"""How do many chains advance together? The batched engine: a tensor (chains, weights), one step for
+all its rows.
+
+Every chain is a row. The gradients of a group of rows come from one `vmap(grad_and_value)`,
+recorded once as a plain list of tensor operations (`make_fx`), so that a draw costs matrix products
+and random numbers and little else. On CUDA a group is as large as memory allows; on a CPU it is as
+large as a core's cache, and every core advances a group of its own, so ask for at least as many
+chains as cores.
+
+Noise and minibatches of a chain are a function of its seed and the draw alone, so that no number
+depends on which chains ran beside it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import groupby
+from threading import Event
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from tqdm import tqdm
+
+from degeneracy.llc.samplers import SAMPLERS, Chain, Coefficients, mala_acceptance, noise_scale
+from degeneracy.weights import flattened, named
+
+CPU_BUDGET = (
+    4 * 2**20
+)  # bytes for a group of chains, about a core's cache: beyond it a larger group is a slower one
+LEAST_WEIGHTS = (
+    2**16
+)  # in a group, where there are enough chains: with fewer, threads wait for each other's Python
+CUDA_SHARE = (
+    0.5  # of a CUDA device's memory; of all of it, so that groups are the same from run to run
+)
+NOISE_BLOCK = (
+    2**16
+)  # random numbers a chain draws at once: small models would spend their time in calls
+INDEX_BLOCK = 64  # minibatches drawn at once
+MALA_EVERY = (
+    50  # draws between two evaluations of the MALA acceptance, each of which costs a gradient
+)
+
+Loss = Callable[..., Tensor]  # (named parameters, *batch) → mean loss, a scalar
+
+
+class Samples(NamedTuple):
+    """What chains saw on their way."""
+
+    losses: Float[
+        np.ndarray, "chains draws"
+    ]  # minibatch losses L_m(w_t), NaN from the draw on where not finite
+    acceptance: Float[np.ndarray, "chains"]  # mean MALA acceptance, NaN where there is none
+
+    @classmethod
+    def empty(cls, num_chains: int, num_draws: int) -> "Samples":
+        """Room for what chains will see."""
+        return cls(
+            np.full((num_chains, num_draws), np.nan, dtype=np.float32), np.full(num_chains, np.nan)
+        )
+
+
+# ---- random numbers: a function of (seed, checkpoint, chain, draw) -------------------------------
+
+
+def seeds(chain: tuple[int, int, int]) -> tuple[int, int]:
+    """Seeds of a chain's noise and of its minibatches."""
+    noise, batches = np.random.SeedSequence(chain).generate_state(2)
+    return int(noise), int(batches)
+
+
+def noise_stream(chains: Sequence[Chain], scale: Tensor, like: Tensor) -> Iterator[Tensor]:
+    """Endless N(0, scale²) noise, each (chains, weights) like `like`; a tensor holds until the next
+    one is asked for.
+
+    A chain's numbers come in blocks whose size depends on the number of weights alone.
+    """
+    block = max(1, NOISE_BLOCK // like.shape[1])
+    generators = [
+        torch.Generator(like.device).manual_seed(seeds(chain.seed)[0]) for chain in chains
+    ]
+    buffer = like.new_empty(len(chains), block, like.shape[1])
+    scales = scale.flatten().tolist()
+
+    while True:
+        for row, std, generator in zip(buffer, scales, generators, strict=True):
+            row.normal_(0, std, generator=generator)
+        yield from buffer.unbind(1)
+
+
+def index_stream(
+    chains: Sequence[Chain], num_samples: int, batch_size: int, device
+) -> Iterator[Int[Tensor, "chains m"]]:
+    """Endless minibatches: each chain passes through the shuffled data again and again, without
+    incomplete batches.
+    """
+    generators = [torch.Generator().manual_seed(seeds(chain.seed)[1]) for chain in chains]
+    rows = [_shuffled_passes(num_samples, batch_size, generator) for generator in generators]
+    while True:
+        block = torch.stack(
+            [torch.stack([next(row) for _ in range(INDEX_BLOCK)]) for row in rows], dim=1
+        )
+        if device.type == "cuda":
+            block = block.pin_memory()
+        yield from block.to(device, non_blocking=True)
+
+
+def _shuffled_passes(
+    num_samples: int, batch_size: int, generator: torch.Generator
+) -> Iterator[Int[Tensor, "m"]]:
+    while True:
+        whole = torch.randperm(num_samples, generator=generator)[
+            : num_samples // batch_size * batch_size
+        ]
+        yield from whole.view(-1, batch_size)
+
+
+# ---- the engine ----------------------------------------------------------------------------------
+
+
+class Problem(NamedTuple):
+    """What is sampled: a loss of named parameters and minibatches of the data (none for a loss of
+    parameters alone).
+    """
+
+    loss: Loss
+    data: tuple[Tensor, ...]  # each (n, …)
+    batch_size: int
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether every draw sees all the data, the same for every chain."""
+        return not self.data or self.batch_size == len(self.data[0])
+
+    def batches(self, chains: Sequence[Chain]) -> Iterator[tuple[Tensor, ...]]:
+        """Minibatches, each tensor (chains, m, …), or all the data without a leading axis where
+        every draw sees it.
+        """
+        if self.full_batch:
+            while True:
+                yield self.data
+        count, m = len(chains), self.batch_size
+        for index in index_stream(chains, len(self.data[0]), m, self.data[0].device):
+            flat = index.flatten()
+            yield tuple(
+                part.index_select(0, flat).view(count, m, *part.shape[1:]) for part in self.data
+            )
+
+    def gradient(
+        self, parameters: dict[str, Tensor], num_chains: int
+    ) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Function of (weights (chains, P), *batch) that gives gradients (chains, P) and losses
+        (chains,).
+        """
+
+        def loss_of_row(row: Tensor, *batch: Tensor) -> Tensor:
+            return self.loss(named(row, parameters), *batch)
+
+        if num_chains > 1:
+            axes = (0, *[None if self.full_batch else 0 for _ in self.data])
+            return vmap(grad_and_value(loss_of_row), in_dims=axes, randomness="error")
+
+        def single(
+            weights: Tensor, *batch: Tensor
+        ) -> tuple[Tensor, Tensor]:  # without vmap's reshapes
+            gradient, value = grad_and_value(loss_of_row)(
+                weights[0], *batch if self.full_batch else [part[0] for part in batch]
+            )
+            return gradient[None], value[None]
+
+        return single
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which sampler runs, and for how long."""
+
+    sampler: str  # a name in `SAMPLERS`
+    num_draws: int
+    num_burnin_steps: int = 0
+    diffusion_factor: float = 0.01  # SGNHT's A
+
+
+def run_chains(
+    problem: Problem,
+    checkpoints: Sequence[dict[str, Tensor]],
+    chains: Sequence[Chain],
+    schedule: Schedule,
+    memory_budget: int | None = None,
+    label: str = "LLC",
+) -> Iterator[tuple[range, Samples]]:
+    """Samples every chain; yields (positions of chains, their samples) group by group, as they
+    finish.
+
+    Args:
+        problem: The loss and its data.
+        checkpoints: Named weights w*, all of the same names, shapes and floating type, on the
+            data's device.
+        chains: What to sample.
+        schedule: The sampler and its number of steps.
+        memory_budget: Bytes for a group of chains; None: 4 MiB on a CPU, half of a CUDA device's
+            memory. A group that exhausts a CUDA device all the same is halved and starts again.
+        label: Stands before the progress bar.
+    """
+    starts = torch.stack([flattened(checkpoint).detach() for checkpoint in checkpoints])
+    engine = _Engine(problem, checkpoints[0], starts, chains, schedule)
+    fits = max(1, int((memory_budget or _default_budget(starts.device)) / engine.bytes_per_chain()))
+    todo = (
+        _groups(chains, starts.shape[1], fits)
+        if starts.device.type == "cpu"
+        else _cut(range(len(chains)), fits)
+    )
+    steps = schedule.num_burnin_steps + schedule.num_draws
+    with tqdm(total=len(chains) * steps, desc=label, unit="draw", leave=False) as bar:
+        while todo:
+            try:
+                for rows, samples in _run_groups(engine, list(todo), bar):
+                    todo.remove(rows)
+                    yield rows, samples
+            except torch.OutOfMemoryError:
+                if max(map(len, todo)) == 1:
+                    raise
+                todo = [half for rows in todo for half in _cut(rows, -(-len(rows) // 2))]
+                bar.reset()
+                bar.update((len(chains) - sum(map(len, todo))) * steps)
+                torch.cuda.empty_cache()
+
+
+def _groups(chains: Sequence[Chain], num_weights: int, fits: int) -> list[range]:
+    """Positions of the chains that share a tensor on a CPU: of one checkpoint, shared out among the
+    cores.
+
+    Which chains share a tensor decides how their last bits are rounded; so a checkpoint's numbers
+    are the same to the bit whichever others are sampled.
+    """
+    groups = []
+    for _, rows in groupby(range(len(chains)), key=lambda row: chains[row].start):
+        own = list(rows)
+        share = max(-(-len(own) // torch.get_num_threads()), -(-LEAST_WEIGHTS // num_weights))
+        groups += _cut(range(own[0], own[-1] + 1), min(fits, share))
+    return groups
+
+
+def _cut(rows: range, size: int) -> list[range]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+def _default_budget(device: torch.device) -> float:
+    if device.type == "cuda":
+        return CUDA_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return CPU_BUDGET
+
+
+def _run_groups(
+    engine: "_Engine", groups: list[range], bar: tqdm
+) -> Iterator[tuple[range, Samples]]:
+    """Runs groups of chains, on a CPU as many at a time as there are cores; yields them as they
+    finish.
+
+    A group keeps to one core, also where others idle, so that how its sums are split never depends
+    on its company.
+    """
+    engine.record(groups)
+    stop = Event()
+    if engine.starts.device.type != "cpu":
+        for rows in groups:
+            yield rows, engine.run(rows, bar, stop)
+        return
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(
+        min(threads, len(groups)), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        try:
+            running = {pool.submit(engine.run, rows, bar, stop): rows for rows in groups}
+            for future in as_completed(running):
+                yield running[future], future.result()
+        # also where one group failed or the user interrupted: the others end at their next draw
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # MKL keeps one number for the whole process
+
+
+class _Engine:
+    """Advances groups of chains; what is shared between groups is recorded once and then only read."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        parameters: dict[str, Tensor],
+        starts: Tensor,
+        chains,
+        schedule: Schedule,
+    ):
+        self.problem, self.parameters, self.starts = problem, parameters, starts
+        self.chains, self.schedule = chains, schedule
+        self.gradients: dict[int, GraphModule] = {}  # by number of chains
+
+    def record(self, groups: Sequence[range]) -> None:
+        """Records the gradient for every size of group; recording is not for several threads at
+        once.
+        """
+        for rows in groups:
+            if len(rows) not in self.gradients:
+                batch = next(self.problem.batches(self.chains[: len(rows)]))
+                weights = self.starts[:1].expand(len(rows), -1).contiguous()
+                gradient = self.problem.gradient(self.parameters, len(rows))
+                self.gradients[len(rows)] = _recorded(gradient, weights, *batch)
+
+    def bytes_per_chain(self) -> int:
+        """What one chain holds: its own tensors, a block of noise, and everything that a gradient
+        makes on its way.
+        """
+        self.record([range(1)])
+        nodes = [node for node in self.gradients[1].graph.nodes if node.op == "call_function"]
+        made = [
+            node.meta["val"]
+            for node in nodes
+            if not _is_view(node) and isinstance(node.meta.get("val"), Tensor)
+        ]
+        own = 3 * self.starts.shape[1] + max(
+            NOISE_BLOCK, self.starts.shape[1]
+        )  # w, w*, gradient; noise
+        return own * self.starts.element_size() + sum(
+            tensor.numel() * tensor.element_size() for tensor in made
+        )
+
+    @torch.no_grad()
+    def run(self, rows: range, bar: tqdm, stop: Event) -> Samples:
+        """Samples the chains of one group."""
+        chains, schedule = [self.chains[row] for row in rows], self.schedule
+        gradient = self.gradients[len(rows)]
+        starts = self.starts[[chain.start for chain in chains]]
+        weights = starts.clone()
+        c = Coefficients.of(chains, schedule.diffusion_factor, weights)
+        noise = noise_stream(chains, noise_scale(schedule.sampler, c), weights)
+        batches = self.problem.batches(chains)
+        step = SAMPLERS[schedule.sampler](starts, c, lambda: next(noise))
+        losses = weights.new_full((schedule.num_draws, len(chains)), torch.nan)
+        acceptance = []
+        for t in range(-schedule.num_burnin_steps, schedule.num_draws):
+            if stop.is_set():
+                break
+            batch = next(batches)
+            gradients, values = gradient(weights, *batch)
+            asked = schedule.sampler == "sgld" and t >= 0 and t % MALA_EVERY == 0
+            before = (weights.clone(), gradients, values) if asked else None
+            step(weights, gradients, next(noise))
+            if before is not None:
+                acceptance.append(
+                    mala_acceptance(c, starts, before, (weights, *gradient(weights, *batch)))
+                )
+            if t >= 0:
+                losses[t] = values
+            with bar.get_lock():
+                bar.update(len(chains))
+        accepted = (
+            torch.stack(acceptance).mean(0)
+            if acceptance
+            else weights.new_full((len(chains),), torch.nan)
+        )
+        return Samples(losses.T.float().cpu().numpy(), accepted.double().cpu().numpy())
+
+
+def _recorded(gradient: Callable, *example: Tensor) -> GraphModule:
+    """`gradient` as the tensor operations it comes to for inputs of these shapes.
+
+    Raises:
+        ValueError: What runs depends on values and not on shapes alone, or is random.
+    """
+    try:
+        recorded = make_fx(gradient)(*example)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            "the model's forward pass or loss cannot be run for several chains at once (does it"
+            " look at values of "
+            'tensors, as in `if x.sum() > 0`, `x[mask]`, `.item()`?); backend "devinterp" runs it'
+            f" as it is: {error}"
+        ) from error
+    random = [
+        node.target
+        for node in recorded.graph.nodes
+        if torch.Tag.nondeterministic_seeded in _tags(node)
+    ]
+    if random:
+        raise ValueError(
+            f"the model's forward pass or loss is random ({random[0]}): there is no loss L(w) to"
+            " sample"
+        )
+    recorded.graph.eliminate_dead_code()
+    recorded.recompile()
+    return recorded
+
+
+def _tags(node) -> Sequence[torch.Tag]:
+    return getattr(node.target, "tags", ())
+
+
+def _is_view(node) -> bool:
+    returns = getattr(getattr(node.target, "_schema", None), "returns", ())
+    return any(value.alias_info is not None for value in returns)

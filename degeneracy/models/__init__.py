@@ -1,0 +1,1 @@
+"""Which networks are trained, and which models have a learning coefficient that is known?"""

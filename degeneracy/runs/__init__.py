@@ -1,0 +1,1 @@
+"""What is a run? Its config, its directory, its training and its measurements."""

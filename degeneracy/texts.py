@@ -1,0 +1,55 @@
+"""How are a number, its error and what chains did written? Plain text for tables, sentences and
+figures.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+Z_95 = 1.96  # half width of a 95 % interval in standard errors
+
+
+def number(value) -> float | None:
+    """`value` as a finite float, None where it is missing or not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def decimals_worth(std_error: float) -> int:
+    """Decimals at which a standard error shows two significant digits; one where it is 0."""
+    return max(0, 1 - math.floor(math.log10(std_error))) if std_error > 0 else 1
+
+
+def with_error(value: float | None, std_error: float | None) -> str:
+    """`55.2 ± 0.8`, with as many decimals as the error is worth."""
+    if value is None:
+        return "–"
+    if std_error is None:
+        return f"{value:.4g} (no standard error)"
+    decimals = decimals_worth(std_error)
+    return f"{value:,.{decimals}f} ± {std_error:,.{decimals}f}"
+
+
+def drift_text(drift: float | None, std_error: float | None) -> str:
+    """`+0.7`, with as many decimals as the estimate's error is worth."""
+    return "–" if drift is None else f"{drift:+.{decimals_worth(std_error or 1.0)}f}"
+
+
+def difference_texts(difference: float, interval: tuple[float, float]) -> tuple[str, str]:
+    """(`+11.6`, `9.1 to 14.1`), with as many decimals as the interval is worth."""
+    decimals = decimals_worth((interval[1] - interval[0]) / (2 * Z_95))
+    low, high = (f"{end:.{decimals}f}" for end in interval)
+    return f"{difference:+.{decimals}f}", f"{low} to {high}"
+
+
+def interval_of(difference: float, *std_errors: float | None) -> tuple[float, float] | None:
+    """95 % interval of a difference from independent standard errors; None where one is missing."""
+    if None in std_errors:
+        return None
+    half_width = Z_95 * math.hypot(*std_errors)
+    return difference - half_width, difference + half_width
+
+
+def chain_counts(chains: Iterable[Mapping]) -> str:
+    """`3 steady, 1 diverged`: how many chains have which verdict, the most frequent first."""
+    counts = Counter(chain["verdict"] for chain in chains)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())

@@ -1,0 +1,267 @@
+"""Grid and calibration: the rules that choose ε, and what they find where the answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from degeneracy.llc.calibration import MIN_ACCEPTANCE, calibrate
+from degeneracy.llc.estimate import estimate_llcs
+from degeneracy.llc.grid import adapted_step, llc_grid, max_curvature, second_half
+from degeneracy.llc.settings import SamplerSettings
+from degeneracy.models.coefficients import quadratic_llc
+
+FEW = SamplerSettings(num_chains=2, num_draws=200, num_burnin_steps=50)
+
+
+def half_mse(outputs, targets):
+    return 0.5 * mse_loss(outputs, targets)
+
+
+@pytest.fixture(scope="module")
+def regression():
+    """Linear regression at its minimum, with curvatures known: those of XᵀX/n."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1000, 8, generator=generator) * torch.linspace(0.3, 2.0, 8)
+    model = nn.Linear(8, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    curvatures = torch.linalg.eigvalsh(inputs.T @ inputs / 1000).double().numpy()
+    return model, (inputs, torch.zeros(1000, 1)), curvatures
+
+
+def test_the_largest_curvature_is_that_of_the_stiffest_checkpoint(regression):
+    """On a subset of the data when it is larger than that; here all 1,000 samples are used."""
+    model, data, curvatures = regression
+    state = model.state_dict()
+    assert max_curvature(model, [state, state], data, half_mse) == pytest.approx(
+        curvatures.max(), rel=0.02
+    )
+
+
+def test_a_grids_steps_are_adapted_to_the_cell_and_its_numbers_are_those_of_a_single_estimate(
+    regression,
+):
+    model, data, _ = regression
+    states = [model.state_dict(), {"weight": model.weight.detach() + 0.1}]
+    cells = llc_grid(
+        model,
+        states,
+        data,
+        FEW,
+        1000,
+        half_mse,
+        localizations=(10.0, 1000.0),
+        nbetas=("dataset", 50.0),
+        curvature=4.5,
+        checkpoint_ids=[7, 8],
+    )
+    assert [(cell.nbeta_setting, cell.localization) for cell in cells] == [
+        ("dataset", 10.0),
+        ("dataset", 1000.0),
+        (50.0, 10.0),
+        (50.0, 1000.0),
+    ]
+    for cell in cells:
+        assert cell.nbeta == pytest.approx(
+            50.0 if cell.nbeta_setting == 50.0 else 1000 / math.log(1000)
+        )
+        assert cell.sampler_lr == pytest.approx(0.2 / (cell.nbeta * 4.5 + cell.localization))
+        for state, name, estimate in zip(states, (7, 8), cell.estimates, strict=True):
+            update = {
+                "sampler_lr": cell.sampler_lr,
+                "localization": cell.localization,
+                "nbeta": cell.nbeta,
+            }
+            settings = second_half(FEW).model_copy(update=update)
+            (alone,) = estimate_llcs(
+                model, [state], data, settings, 1000, half_mse, checkpoint_ids=[name]
+            )
+            np.testing.assert_allclose(estimate.trace, alone.trace, rtol=1e-3, atol=1e-6)
+
+
+def test_a_grid_finds_the_finite_temperature_values(regression):
+    """Full batches, so that λ̂ = ½ Σ nβ h/(A(1 − εA/4)); within 4 errors wherever the chains can
+    settle in 200 draws.
+    """
+    model, data, curvatures = regression
+    cells = llc_grid(
+        model,
+        [model.state_dict()],
+        data,
+        FEW,
+        1000,
+        half_mse,
+        localizations=(100.0, 1000.0),
+        nbetas=("dataset",),
+    )
+    for cell in cells:
+        (estimate,) = cell.estimates
+        expected = quadratic_llc(curvatures, cell.nbeta, cell.localization, cell.sampler_lr)
+        assert abs(estimate.llc - expected) < 4 * estimate.std_error
+
+
+@pytest.mark.parametrize("sampler", ["sgnht", "rmsprop_sgld"])
+def test_a_grid_is_sampled_with_sgld_whatever_the_settings_say(regression, sampler):
+    model, data, _ = regression
+    settings = SamplerSettings(sampler=sampler, num_draws=20)
+    (cell,) = llc_grid(
+        model,
+        [model.state_dict()],
+        data,
+        settings,
+        100,
+        half_mse,
+        localizations=(10.0,),
+        nbetas=("batch",),
+    )
+    assert cell.estimates[0].settings.sampler == "sgld"
+    assert cell.estimates[0].mean_acceptance is not None
+
+
+@pytest.fixture(scope="module")
+def calibration(regression):
+    model, data, _ = regression
+    settings = SamplerSettings(num_chains=4, num_draws=600, num_burnin_steps=150)
+    return calibrate(
+        model,
+        model.state_dict(),
+        data,
+        settings,
+        1000,
+        half_mse,
+        steps=(0.1, 0.2, 0.5, 5.0),
+        localizations=(300.0, 100.0),
+        nbetas=("dataset", 60.0),
+    )
+
+
+def test_a_calibration_tabulates_every_cell(calibration):
+    table = calibration.table
+    assert len(table) == 2 * 2 * 4
+    assert table["localization"].tolist()[:8] == [100.0] * 4 + [300.0] * 4
+    assert table["sampler_lr"].is_monotonic_increasing is False
+    assert (table.groupby(["nbeta", "localization"])["sampler_lr"].diff().dropna() > 0).all()
+
+
+def test_a_step_beyond_stability_diverges_and_is_never_admissible(calibration):
+    unstable = calibration.table.iloc[3::4]
+    assert (unstable["num_diverged_chains"] == 4).all()
+    assert not unstable["admissible"].any()
+
+
+def test_the_chosen_cell_follows_the_rule(calibration, regression):
+    """First admissible nβ, its smallest γ, its largest ε; and the estimate there is the
+    finite-temperature value.
+    """
+    _, _, curvatures = regression
+    table = calibration.table
+    admissible = table[table["admissible"]]
+    assert len(admissible)
+    first = admissible.iloc[0]
+    alike = admissible[
+        (admissible["nbeta"] == first["nbeta"])
+        & (admissible["localization"] == first["localization"])
+    ]
+    (chosen,) = table.index[table["chosen"]]
+    assert chosen == alike["sampler_lr"].idxmax()
+    row, settings = table.loc[chosen], calibration.settings
+    assert (settings.sampler_lr, settings.localization) == (row["sampler_lr"], row["localization"])
+    assert row["acceptance"] >= MIN_ACCEPTANCE
+    assert f"{row['localization']:g}" in calibration.reason
+    expected = quadratic_llc(curvatures, row["nbeta"], row["localization"], row["sampler_lr"])
+    assert abs(row["llc"] - expected) < 4 * row["std_error"]
+    estimate_settings = SamplerSettings(
+        **settings.model_dump()
+    )  # what it returns can be used as it is
+    assert estimate_settings == settings
+
+
+def test_a_calibration_shows_a_line_for_each_cell_of_gamma_and_nbeta(calibration):
+    lines = [trace for trace in calibration.figure.data if trace.mode == "lines+markers"]
+    assert len(lines) == 4
+    assert sum(len(trace.x) for trace in lines) == len(calibration.table)
+    (star,) = [trace for trace in calibration.figure.data if trace.name == "chosen"]
+    assert list(star.x) == [calibration.settings.sampler_lr]
+
+
+def test_a_calibration_without_an_admissible_cell_says_why(regression):
+    model, data, _ = regression
+    found = calibrate(
+        model,
+        model.state_dict(),
+        data,
+        FEW,
+        1000,
+        half_mse,
+        steps=(3.0, 5.0),
+        localizations=(100.0,),
+        nbetas=(60.0,),
+    )
+    assert found.settings is None
+    assert not found.table["chosen"].any()
+    assert found.reason.startswith("No cell of 2 is admissible (1 with diverged chains")
+
+
+def test_the_step_rule():
+    assert adapted_step(100.0, 3.0, 100.0) == pytest.approx(0.2 / 400.0)
+
+
+@pytest.mark.parametrize(
+    ("draws", "burnin", "kept", "dropped"), [(1000, 0, 500, 500), (21, 3, 10, 14), (5, 0, 4, 1)]
+)
+def test_the_first_half_of_the_draws_becomes_burnin(draws, burnin, kept, dropped):
+    halved = second_half(SamplerSettings(num_draws=draws, num_burnin_steps=burnin))
+    assert (halved.num_draws, halved.num_burnin_steps) == (kept, dropped)
+    assert kept + dropped == draws + burnin
+
+
+def test_curvature_is_that_of_the_checkpoint_with_its_frozen_weights(regression):
+    """A frozen scale of 3 in the checkpoint, of 1 in the model as it is built: curvatures grow
+    ninefold.
+    """
+
+    class Scaled(nn.Module):
+        def __init__(self, scale: float):
+            super().__init__()
+            self.linear = nn.Linear(8, 1, bias=False)
+            self.scale = nn.Parameter(torch.tensor(scale), requires_grad=False)
+
+        def forward(self, x):
+            return self.scale * self.linear(x)
+
+    _, data, curvatures = regression
+    found = max_curvature(Scaled(1.0), [Scaled(3.0).state_dict()], data, half_mse)
+    assert found == pytest.approx(9 * curvatures.max(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"nbetas": ("dataste",)}, "nbetas has 'dataste'"),
+        ({"nbetas": "batch"}, "a list that is not empty"),
+        ({"localizations": ()}, "localizations = "),
+    ],
+)
+def test_lists_that_make_no_grid_are_refused(regression, change, match):
+    model, data, _ = regression
+    with pytest.raises(ValueError, match=match):
+        llc_grid(model, [model.state_dict()], data, FEW, 100, half_mse, **change)
+    with pytest.raises(ValueError, match=match):
+        calibrate(model, model.state_dict(), data, FEW, 100, half_mse, **change)
+
+
+def test_what_cannot_be_sampled_is_refused_before_a_curvature_is_taken(regression):
+    model, (inputs, targets), _ = regression
+    broken = inputs.clone()
+    broken[3] = math.nan
+    with pytest.raises(ValueError, match="NaN or infinity in 1 samples"):
+        llc_grid(model, [model.state_dict()], (broken, targets), FEW, 100, half_mse)
+    with pytest.raises(ValueError, match="without weight"):
+        calibrate(model, {"other": inputs}, (inputs, targets), FEW, 100, half_mse)
+    with pytest.raises(ValueError, match="two or more"):
+        calibrate(model, model.state_dict(), (inputs, targets), FEW, 100, half_mse, steps=(0.1,))
+    with pytest.raises(ValueError, match="checkpoints = "):
+        llc_grid(model, [], (inputs, targets), FEW, 100, half_mse)

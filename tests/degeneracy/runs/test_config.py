@@ -1,0 +1,609 @@
+"""A config is accepted in both forms, or refused with every problem named: its key, what was given,
+what is allowed.
+"""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from degeneracy.config.reader import ConfigError
+from degeneracy.llc.settings import SamplerSettings
+from degeneracy.runs import config as experiment_config
+from degeneracy.runs.config import Config, config_json_schema, load_config, parse_config
+
+REPOSITORY = Path(experiment_config.__file__).resolve().parent
+SCHEMA = jsonschema.Draft202012Validator(config_json_schema())
+
+PUBLISHED = {
+    "experiment": {
+        "model_type": "ffnn",
+        "experiment_type": "swap",
+        "optimizer": "both",
+        "hessian": True,
+        "robustness": True,
+        "hidden_nodes": [256],
+        "hidden_layers": [2],
+        "hidden_conv_layers": [2],
+        "cut_off_epochs": 10,
+        "num_epochs": 20,
+        "sgd_lr": 0.01,
+        "sgd_swap_lr": None,
+        "ngd_lr": 0.01,
+        "alpha": 0.1,
+        "eta": 0.9,
+        "epsilon": 1e-10,
+        "delta": 5e-4,
+        "ngd_arithmetic": "stable",
+        "momentum": 0.9,
+        "nesterov": True,
+        "seed": 1,
+        "measure_epochs": "all",
+    },
+    "data": {
+        "dataset": "fashion-mnist",
+        "batch_size": 128,
+        "num_workers": 0,
+        "num_hessian_batches": 10,
+        "num_probes": 50,
+        "root": "data",
+    },
+    "devinterp": {
+        "sampler": "sgld",
+        "num_chains": 2,
+        "num_draws": 1000,
+        "num_burnin_steps": 0,
+        "localization": 100,
+        "sampler_lr": 1e-4,
+        "diffusion_factor": 0.01,
+        "nbeta": "batch",
+        "backend": "batched",
+        "seed": 0,
+    },
+}
+
+
+def problems_of(content: object) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        parse_config(content)
+    return error.value.problems
+
+
+# ---- accepted ------------------------------------------------------------------------------------
+
+
+def test_defaults():
+    assert parse_config({}).model_dump() == PUBLISHED
+
+
+def test_primary_config_spells_out_the_defaults():
+    assert load_config(REPOSITORY / "args_ngd_sgd.json") == Config()
+    content = json.loads((REPOSITORY / "args_ngd_sgd.json").read_text(encoding="utf-8"))
+    assert content.pop("$schema") == "./args_ngd_sgd.schema.json"
+    assert content == PUBLISHED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [PUBLISHED, list(PUBLISHED.values()), {}, [{}, {}, {}], {"data": {}}, {"$schema": "s"}],
+)
+def test_both_forms_and_left_out_sections_mean_the_same(tmp_path, content):
+    file = tmp_path / "args.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert load_config(file) == load_config(str(file)) == Config()
+
+
+def test_byte_order_mark(tmp_path):
+    file = tmp_path / "args.json"
+    file.write_text('{"data": {"root": "données"}}', encoding="utf-8-sig")
+    assert load_config(file).data.root == "données"
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("experiment", {"experiment_type": "standard", "optimizer": "ngd", "cut_off_epochs": 50}),
+        ("experiment", {"experiment_type": "standard", "num_epochs": 1, "cut_off_epochs": 0}),
+        ("experiment", {"cut_off_epochs": 1, "num_epochs": 2}),
+        (
+            "experiment",
+            {"model_type": "dlnn", "hidden_nodes": [64, 64, 256], "hidden_layers": [1, 2, 2]},
+        ),
+        ("experiment", {"model_type": "cnn", "hidden_conv_layers": [0, 1, 2]}),
+        ("experiment", {"momentum": 0, "nesterov": False}),
+        ("experiment", {"alpha": 4, "eta": 1, "epsilon": 0, "delta": 0, "sgd_swap_lr": 1e-3}),
+        (
+            "experiment",
+            {"seed": 2**32 - 1, "measure_epochs": "final", "ngd_arithmetic": "published"},
+        ),
+        ("data", {"dataset": "cifar10", "batch_size": 5_000, "num_hessian_batches": 10}),
+        ("data", {"num_workers": 8, "root": "/srv/data sets"}),
+        ("devinterp", {"nbeta": 2_000}),
+        ("devinterp", {"nbeta": "dataset", "localization": 0, "num_draws": 4}),
+        ("devinterp", {"sampler": "rmsprop_sgld", "backend": "devinterp"}),
+        ("devinterp", {"sampler": "sgnht", "localization": 0, "diffusion_factor": 0.1}),
+    ],
+)
+def test_accepted(section, values):
+    accepted = getattr(parse_config({section: values}), section)
+    for key, value in values.items():
+        assert getattr(accepted, key) == value
+        assert type(getattr(accepted, key)) in (type(value), float)
+    SCHEMA.validate({section: values})
+
+
+def test_whole_training_set_as_one_batch_without_hessian():
+    config = parse_config({"experiment": {"hessian": False}, "data": {"batch_size": 60_000}})
+    assert config.data.batch_size == 60_000
+
+
+def test_measured_epochs_are_sorted():
+    assert parse_config(
+        {"experiment": {"measure_epochs": [20, 0, 10]}}
+    ).experiment.measure_epochs == [0, 10, 20]
+
+
+def test_sgnht_without_localization_has_none():
+    config = parse_config({"devinterp": {"sampler": "sgnht"}})
+    assert config.devinterp.localization == 0
+    assert SamplerSettings(sampler="sgnht").localization == 0
+    assert parse_config(config.model_dump()) == config
+    with pytest.raises(ValueError, match="localization"):
+        SamplerSettings(sampler="sgnht", localization=100)
+
+
+def test_settings_do_not_change():
+    config = Config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.experiment.alpha = 1.0
+
+
+# ---- refused -------------------------------------------------------------------------------------
+
+# section, key, the value given as JSON shows it, and what the message says is allowed
+BAD_VALUES = [
+    ("experiment", "model_type", '"resnet"', '"ffnn" or "dlnn" or "cnn"'),
+    ("experiment", "model_type", '"FFNN"', '"ffnn" or "dlnn" or "cnn"'),
+    ("experiment", "model_type", '" ffnn"', '"ffnn" or "dlnn" or "cnn"'),
+    ("experiment", "experiment_type", "null", '"standard" or "swap"'),
+    ("experiment", "optimizer", '["sgd"]', '"ngd" or "sgd" or "both"'),
+    ("experiment", "hessian", "1", "true or false"),
+    ("experiment", "hessian", '"true"', "true or false"),
+    ("experiment", "hidden_nodes", "256", "a list of integers >= 1 and <= 65536, not empty"),
+    ("experiment", "hidden_nodes", "[]", "a list of integers >= 1 and <= 65536, not empty"),
+    ("experiment", "hidden_nodes", "[0]", "entry 1 is 0; allowed: a list of integers >= 1"),
+    ("experiment", "hidden_nodes", "[65537]", "<= 65536"),
+    ("experiment", "hidden_layers", "[2.0]", "entry 1 is 2.0; allowed: a list of integers >= 1"),
+    ("experiment", "hidden_layers", "[true]", "entry 1 is true; allowed: a list of integers >= 1"),
+    ("experiment", "hidden_conv_layers", "[]", "a list of integers >= 0 and <= 1000, not empty"),
+    (
+        "experiment",
+        "hidden_conv_layers",
+        "[1, -1]",
+        "entry 2 is -1; allowed: a list of integers >= 0",
+    ),
+    ("experiment", "hidden_conv_layers", "[1, 2, 1]", "each model once, but 1 is there twice"),
+    ("experiment", "cut_off_epochs", '"10"', "an integer >= 0"),
+    ("experiment", "cut_off_epochs", "-1", "an integer >= 0"),
+    ("experiment", "num_epochs", "0", "an integer >= 1"),
+    ("experiment", "num_epochs", "20.0", "an integer >= 1"),
+    ("experiment", "num_epochs", "true", "an integer >= 1"),
+    ("experiment", "num_epochs", "1000000", "<= 100000"),
+    ("experiment", "sgd_lr", "0", "a finite number > 0"),
+    ("experiment", "sgd_lr", "NaN", "a finite number > 0"),
+    ("experiment", "sgd_lr", '"0.01"', "a finite number > 0"),
+    ("experiment", "sgd_lr", "true", "a finite number > 0"),
+    ("experiment", "sgd_swap_lr", "-0.01", "a finite number > 0 or null"),
+    ("experiment", "ngd_lr", "Infinity", "a finite number > 0"),
+    ("experiment", "ngd_lr", "null", "a finite number > 0"),
+    ("experiment", "alpha", "0", "a finite number > 0"),
+    ("experiment", "alpha", "-Infinity", "a finite number > 0"),
+    ("experiment", "eta", "0", "a finite number > 0 and <= 1"),
+    ("experiment", "eta", "1.5", "a finite number > 0 and <= 1"),
+    ("experiment", "epsilon", "-1e-10", "a finite number >= 0"),
+    ("experiment", "epsilon", "1e+31", "a finite number >= 0 and <= 1e+30"),
+    ("experiment", "delta", "1", "a finite number >= 0 and < 1"),
+    ("experiment", "ngd_arithmetic", '"float64"', '"stable" or "published"'),
+    ("experiment", "momentum", "1", "a finite number >= 0 and < 1"),
+    ("experiment", "momentum", "[0.9]", "a finite number >= 0 and < 1"),
+    ("experiment", "nesterov", "0", "true or false"),
+    ("experiment", "seed", "-1", "an integer >= 0 and <= 4294967295"),
+    ("experiment", "seed", "4294967296", "an integer >= 0 and <= 4294967295"),
+    ("experiment", "measure_epochs", '"last"', '"all" or "final" or a list of integers >= 0'),
+    (
+        "experiment",
+        "measure_epochs",
+        "[]",
+        '"all" or "final" or a list of integers >= 0 and <= 100000, not empty',
+    ),
+    ("experiment", "measure_epochs", "[0, -1]", "entry 2 is -1; allowed: "),
+    ("experiment", "measure_epochs", "[0, 5, 5]", "each epoch once, but 5 is there twice"),
+    (
+        "experiment",
+        "measure_epochs",
+        "[0, 21]",
+        "epochs from 0 to experiment.num_epochs, which is 20",
+    ),
+    ("data", "dataset", '"imagenet"', '"mnist" or "fashion-mnist" or "cifar10"'),
+    ("data", "batch_size", "1", "an integer >= 2 and <= 60000"),
+    ("data", "batch_size", "70000", "an integer >= 2 and <= 60000"),
+    ("data", "num_workers", "-1", "an integer >= 0"),
+    ("data", "num_hessian_batches", "0", "an integer >= 1"),
+    (
+        "data",
+        "num_hessian_batches",
+        "469",
+        "at most 468, for fashion-mnist's training set has 60000 images",
+    ),
+    ("data", "num_probes", "1", "an integer >= 2"),
+    ("data", "root", '""', "a string that is not empty"),
+    ("data", "root", '" data"', "without spaces at its ends"),
+    ("data", "root", r'"da\u0000ta"', "without control characters"),
+    ("devinterp", "sampler", '"hmc"', '"sgld" or "sgnht" or "rmsprop_sgld"'),
+    ("devinterp", "num_chains", "0", "an integer >= 1"),
+    ("devinterp", "num_draws", "3", "an integer >= 4"),
+    ("devinterp", "num_burnin_steps", "-5", "an integer >= 0"),
+    ("devinterp", "localization", "-1", "a finite number >= 0"),
+    ("devinterp", "sampler_lr", "0.0", "a finite number > 0"),
+    ("devinterp", "diffusion_factor", "{}", "a finite number > 0"),
+    ("devinterp", "nbeta", "0", '"batch" or "dataset" or a finite number > 0'),
+    ("devinterp", "nbeta", '"n/ln n"', '"batch" or "dataset" or a finite number > 0'),
+    ("devinterp", "nbeta", "true", '"batch" or "dataset" or a finite number > 0'),
+    ("devinterp", "backend", '"cuda"', '"batched" or "devinterp"'),
+    ("devinterp", "seed", "0.5", "an integer >= 0 and <= 4294967295"),
+]
+
+
+@pytest.mark.parametrize(("section", "key", "value", "allowed"), BAD_VALUES)
+@pytest.mark.parametrize("as_list", [False, True])
+def test_bad_value(tmp_path, section, key, value, allowed, as_list):
+    """The one problem names the key, the value and what is allowed; nothing of pydantic's own
+    wording.
+    """
+    sections = {name: f'{{"{key}": {value}}}' if name == section else "{}" for name in PUBLISHED}
+    named = ", ".join(f'"{name}": {content}' for name, content in sections.items())
+    file = tmp_path / "args.json"
+    file.write_text(
+        f"[{', '.join(sections.values())}]" if as_list else f"{{{named}}}", encoding="utf-8"
+    )
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    (problem,) = error.value.problems
+    assert problem.startswith(f"{section}.{key}: {value} given")
+    assert allowed in problem.split(" given", 1)[1]
+    assert str(error.value) == f"{file}: 1 problem\n  {problem}"
+    assert "pydantic" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "fragments"),
+    [
+        # keys and sections that do not exist
+        (
+            {"experiment": {"alhpa": 0.1}},
+            ["experiment.alhpa: unknown key, 0.1 given", "did you mean experiment.alpha?"],
+        ),
+        (
+            {"experiment": {"dataset": "mnist"}},
+            ["experiment.dataset", '"mnist"', "another section: data.dataset"],
+        ),
+        ({"data": {"seed": 3}}, ["data.seed", "3", "experiment.seed or devinterp.seed"]),
+        ({"data": {"qqq": 3}}, ["data.qqq", "3", "allowed: dataset, batch_size, num_workers"]),
+        ({"data": {"a b": 3}}, ['data."a b"', "3", "allowed: dataset, batch_size"]),
+        (
+            {"alpha": 0.1},
+            ["alpha: unknown section, 0.1 given", "it is a key of section experiment"],
+        ),
+        ({"experimnt": {}}, ["experimnt: unknown section, {} given", "did you mean experiment?"]),
+        ({"qqq": 1}, ["qqq: unknown section, 1 given", "allowed: experiment, data, devinterp"]),
+        # the outer shape
+        ({"data": [128]}, ["data: [128] given", "allowed: an object"]),
+        ({"data": None}, ["data: null given", "allowed: an object"]),
+        ({"$schema": 1}, ["$schema: 1 given", "allowed: a string"]),
+        (
+            [{}, {}],
+            ["a list of 2 given", "three objects, in the order experiment, data, devinterp"],
+        ),
+        (
+            [{}, {}, {}, {}],
+            ["a list of 4 given", "three objects, in the order experiment, data, devinterp"],
+        ),
+        (
+            [{}, {"num_draws": 9}, {}],
+            ["data.num_draws", "9 given", "another section: devinterp.num_draws"],
+        ),
+        ("swap", ['"swap" given', "an object with the sections experiment, data, devinterp"]),
+        (None, ["null given", "an object with the sections"]),
+        # combinations
+        (
+            {"experiment": {"hidden_nodes": [64, 256]}},
+            [
+                "experiment.hidden_layers: [2] given, of length 1",
+                "[64, 256] of length 2",
+                "lists of equal length",
+            ],
+        ),
+        (
+            {"experiment": {"hidden_nodes": [64, 64], "hidden_layers": [2, 2]}},
+            [
+                "experiment.hidden_layers: [2, 2] given",
+                "experiment.hidden_nodes [64, 64]",
+                "each model once",
+            ],
+        ),
+        (
+            {"experiment": {"optimizer": "sgd"}},
+            [
+                'experiment.optimizer: "sgd" given',
+                'experiment_type "swap"',
+                'allowed there: "both"',
+            ],
+        ),
+        (
+            {"experiment": {"cut_off_epochs": 20}},
+            [
+                "experiment.cut_off_epochs: 20 given",
+                "experiment.num_epochs 20",
+                ">= 1 and < experiment.num_epochs",
+            ],
+        ),
+        (
+            {"experiment": {"cut_off_epochs": 0}},
+            ["experiment.cut_off_epochs: 0 given", "an integer >= 1"],
+        ),
+        (
+            {"experiment": {"num_epochs": 5}},
+            ["experiment.cut_off_epochs: 10 given", "experiment.num_epochs 5"],
+        ),
+        (
+            {"experiment": {"experiment_type": "standard", "sgd_swap_lr": 0.1}},
+            [
+                "experiment.sgd_swap_lr: 0.1 given",
+                'experiment.experiment_type "standard"',
+                "allowed there: null",
+            ],
+        ),
+        (
+            {"experiment": {"ngd_arithmetic": "published", "eta": 1}},
+            [
+                "experiment.eta: 1 given",
+                'experiment.ngd_arithmetic "published"',
+                "allowed there: < 1",
+            ],
+        ),
+        (
+            {"experiment": {"momentum": 0}},
+            ["experiment.nesterov: true given", "experiment.momentum 0", "allowed there: false"],
+        ),
+        (
+            {"data": {"dataset": "cifar10", "batch_size": 50_001, "num_hessian_batches": 1}},
+            ["data.batch_size: 50001 given", "at most 50000", "cifar10"],
+        ),
+        (
+            {"data": {"batch_size": 6_001}},
+            ["data.num_hessian_batches: 10 given", "data.batch_size 6001", "at most 9"],
+        ),
+        (
+            {"devinterp": {"sampler": "sgnht", "localization": 100}},
+            ["devinterp.localization: 100 given", '"sgnht"', "allowed there: 0"],
+        ),
+    ],
+)
+def test_bad_shape_or_combination(content, fragments):
+    (problem,) = problems_of(content)
+    for fragment in fragments:
+        assert fragment in problem
+
+
+def test_all_problems_are_listed_at_once():
+    """Wrong values, unknown keys and senseless combinations together; str() has each on a line of
+    its own.
+    """
+    content = {
+        "experiment": {
+            "alpha": -1,
+            "alhpa": 1,
+            "momentum": 0,
+            "hidden_layers": [1, 2],
+            "measure_epochs": [99],
+            "eta": "\n",
+        },
+        "data": {"batch_size": 1, "dataset": "cifar10"},
+        "devinterp": {"sampler": "sgnht", "localization": 5, "nbeta": -2},
+        "optimizer": "both",
+    }
+    with pytest.raises(ConfigError) as error:
+        parse_config(content, "my.json")
+    starts = [
+        "optimizer: ",
+        "experiment.alhpa: ",
+        "experiment.alpha: ",
+        "experiment.eta: ",
+        "data.batch_size: ",
+        "devinterp.nbeta: ",
+        "experiment.hidden_layers: ",
+        "experiment.measure_epochs: ",
+        "experiment.nesterov: ",
+        "devinterp.localization: ",
+    ]
+    assert len(error.value.problems) == len(starts)
+    for start in starts:
+        assert sum(problem.startswith(start) for problem in error.value.problems) == 1
+    assert str(error.value).splitlines() == [
+        f"my.json: {len(starts)} problems",
+        *(f"  {p}" for p in error.value.problems),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (b"", "the file is empty"),
+        (b" \n", "the file is empty"),
+        (b"{'experiment': {}}", "the file is not JSON"),
+        (b'{"experiment": {},}', "the file is not JSON"),
+        (b'{"data": {}', "line 1, column 12"),
+        (b"// comment\n{}", "the file is not JSON"),
+        (b'{"data": {"root": "\xff"}}', "the file is not JSON"),
+        (b'{"data": {"root": "\\ud800"}}', "data.root: "),
+        (b"[" * 200_000, "the file is not JSON"),
+        (b'{"data": {"batch_size": ' + b"9" * 5_000 + b"}}", "the file is not JSON"),
+        (
+            b'{"data": {"batch_size": ' + b"9" * 500 + b"}}",
+            "data.batch_size: an integer of hundreds of digits given",
+        ),
+        (b'{"experiment": {"alpha": 1e999}}', "experiment.alpha: Infinity given"),
+        (
+            b'{"experiment": {"alpha": 1, "alpha": 2}}',
+            "alpha: given twice in one object; allowed: each key once",
+        ),
+        (b'{"data": {}, "data": {}}', "data: given twice in one object"),
+    ],
+)
+def test_bad_file(tmp_path, content, fragment):
+    file = tmp_path / "args.json"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    (problem,) = error.value.problems
+    assert fragment in problem
+    assert str(error.value).startswith(f"{file}: 1 problem\n")
+
+
+def test_repeated_keys_are_listed_with_the_rest(tmp_path):
+    file = tmp_path / "args.json"
+    file.write_text('{"experiment": {"alpha": 1, "alpha": -1, "eta": 5}}')
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert [problem.split(":")[0] for problem in error.value.problems] == [
+        "alpha",
+        "experiment.alpha",
+        "experiment.eta",
+    ]
+
+
+def test_no_such_file_and_a_directory(tmp_path):
+    for path in (tmp_path / "nowhere.json", tmp_path):
+        with pytest.raises(ConfigError, match="the file cannot be read") as error:
+            load_config(path)
+        assert str(path) in str(error.value)
+
+
+def test_error_survives_pickling():
+    """A refused config in another process arrives here whole."""
+    error = pickle.loads(pickle.dumps(ConfigError(["experiment.alpha: -1 given"], "args.json")))
+    assert error.problems == ["experiment.alpha: -1 given"]
+    assert str(error) == "args.json: 1 problem\n  experiment.alpha: -1 given"
+
+
+# ---- any config ----------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+SECTION = {
+    name: st.dictionaries(st.sampled_from(list(keys)) | st.text(max_size=6), JSON)
+    for name, keys in PUBLISHED.items()
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.fixed_dictionaries({}, optional=SECTION) | JSON)
+def test_anything_is_accepted_or_refused_and_nothing_else(content):
+    try:
+        config = parse_config(content)
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        problems = []
+        assert parse_config(config.model_dump()) == config
+    assert all(problem and len(problem.split("\n")) == 1 for problem in problems)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "experiment_type": st.just("standard"),
+            "optimizer": st.just("both"),
+            "alpha": st.floats(1e-8, 1e8) | st.integers(1, 10**8),
+            "eta": st.floats(0, 1, exclude_min=True),
+            "delta": st.floats(0, 1, exclude_max=True),
+            "num_epochs": st.integers(11, 1000),
+            "seed": st.integers(0, 2**32 - 1),
+            "measure_epochs": st.lists(st.integers(0, 11), min_size=1, unique=True),
+        },
+    ),
+    st.fixed_dictionaries(
+        {}, optional={"nbeta": st.floats(1e-3, 1e6), "sampler": st.sampled_from(["sgld", "sgnht"])}
+    ),
+)
+def test_what_is_accepted_survives_json_in_both_forms(experiment, devinterp):
+    config = parse_config({"experiment": experiment, "devinterp": devinterp})
+    written = json.loads(config.model_dump_json())
+    assert parse_config(written) == parse_config(list(written.values())) == config
+    SCHEMA.validate(written)
+
+
+# ---- the JSON Schema -----------------------------------------------------------------------------
+
+
+def test_schema_file_is_what_the_models_say():
+    printed = subprocess.run(
+        [sys.executable, "-m", "experiment_config"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    written = (REPOSITORY / "args_ngd_sgd.schema.json").read_text(encoding="utf-8")
+    assert written == printed, (
+        "write it anew: python -m experiment_config > args_ngd_sgd.schema.json"
+    )
+    assert json.loads(written) == config_json_schema()
+
+
+def test_schema_accepts_the_primary_config_and_requires_nothing():
+    schema = config_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    SCHEMA.validate(json.loads((REPOSITORY / "args_ngd_sgd.json").read_text(encoding="utf-8")))
+    SCHEMA.validate({})
+    for part in (schema, *schema["$defs"].values()):
+        assert not part.get("required")
+        assert part["additionalProperties"] is False
+    for section in schema["$defs"].values():
+        for key in section["properties"].values():
+            assert key["description"]
+            assert "default" in key
+
+
+# 20.0 is an integer to JSON Schema, NaN is no JSON, and combinations of keys are beyond it.
+BEYOND_JSON_SCHEMA = (
+    "20.0",
+    "[2.0]",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "[1, 2, 1]",
+    "[0, 21]",
+    "469",
+)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [bad[:3] for bad in BAD_VALUES if bad[2] not in BEYOND_JSON_SCHEMA]
+)
+def test_schema_refuses_what_load_config_refuses(section, key, value):
+    with pytest.raises(jsonschema.ValidationError):
+        SCHEMA.validate({section: {key: json.loads(value)}})
