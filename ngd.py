@@ -100,9 +100,8 @@ def shrinkage(
     """Diagonal of E = (β D⁻¹ + I)⁻¹ = diag(d / (β + d)), β = ρ + κ: the share of X that goes along
     each row of R.
     """
-    return eigenvalues / (
-        eigenvalues + floor[..., None] + alpha / dim
-    )  # as shares of tr F, κ = α/D
+    # as shares of tr F, κ = α/D
+    return eigenvalues / (eigenvalues + floor[..., None] + alpha / dim)
 
 
 def orthonormal_rows(y: Float[Tensor, "k R D"]) -> Float[Tensor, "k R D"]:
@@ -496,63 +495,30 @@ class NGD(torch.optim.Optimizer):
         """One step on parameters of one device and type."""
         states = [self._state_of(param) for param in params]
         gradients = _decayed(params, group)
-        scaled, sizes, units, finite = prescaled(gradients)
-        norms = units * sizes
-        turned, seen, owners = (
-            [],
-            [],
-            [],
-        )  # owners: the position of the parameter whose axis was seen
-        for i, (x, square, state) in enumerate(
-            zip(scaled, (norms**2).unbind(), states, strict=True)
-        ):
-            t, factors = int(state["step"]), _factors(state, x.ndim)
-            update = t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0
-            turned.append(precondition(x, square, factors, group, seen if update else None))
-            owners.extend([i] * (len(seen) - len(owners)))
+        turned = _turned(gradients, states, group)
         torch._foreach_add_([state["step"] for state in states], 1)
-        turned_sizes = _norms(turned)
-        # An entry of the direction may be as large as the norm, which then has to be a number of
-        # this type.
-        sound = finite & (torch.maximum(norms, turned_sizes) < torch.finfo(gradients[0].dtype).max)
-        lengths = (
-            (norms / torch.where(turned_sizes > 0, turned_sizes, 1.0))
-            .to(gradients[0].dtype)
-            .unbind()
-        )
-        steps = [x.mul_(length).contiguous() for x, length in zip(turned, lengths, strict=True)]
-
-        factors, factor_finite = updated_together(seen, **_how(group)) if seen else ([], finite[:0])
+        factors, factor_finite = [], turned.finite[:0]
+        if turned.seen:
+            factors, factor_finite = updated_together(turned.seen, **_how(group))
         updates = [
             (states[i], axis.axis, factor)
-            for i, axis, factor in zip(owners, seen, factors, strict=True)
+            for i, axis, factor in zip(turned.owners, turned.seen, factors, strict=True)
         ]
-        asks = bool(seen) or finite.device.type == "cpu"  # an update waits for the device anyway
-        if asks and bool(torch.cat([sound, factor_finite]).all()):
+        # Only a CPU, or an update, which waits for the device anyway, can ask whether all is sound.
+        asks = bool(turned.seen) or turned.finite.device.type == "cpu"
+        if asks and bool(torch.cat([turned.sound, factor_finite]).all()):
             _store(updates)
-            _descend(params, steps, states, group)
+            _descend(params, turned.steps, states, group)
             return
-
-        # Something is not finite; or, on a device that is not asked, might be.
-        for i, flag in zip(owners, factor_finite, strict=True):
-            sound[i] &= flag
-        for state, is_finite, is_sound in zip(states, finite, sound, strict=True):
-            state["num_skipped"] += ~is_finite
-            state["num_restarts"] += is_finite & ~is_sound
-        steps = [
-            torch.where(flag, step, g)
-            for flag, step, g in zip(sound, steps, gradients, strict=True)
-        ]
-        if not asks:
-            _descend(params, steps, states, group, skipped=~finite)
-            return
-        is_finite, is_sound = finite.tolist(), sound.tolist()
-        _store([update for i, update in zip(owners, updates, strict=True) if is_sound[i]])
-        for i in set(owners):
-            if not is_sound[i] and (is_finite[i] or not _factors(states[i], params[i].ndim)):
-                _start_anew(states[i])
-        moved = [i for i in range(len(params)) if is_finite[i]]
-        _descend(*([values[i] for i in moved] for values in (params, steps, states)), group)
+        for i, flag in zip(turned.owners, factor_finite, strict=True):
+            turned.sound[i] &= flag
+        steps = _counted(turned, gradients, states)
+        if asks:
+            _repair(turned, updates, params, states)
+            moved = turned.finite.nonzero().flatten().tolist()
+            _descend(*([values[i] for i in moved] for values in (params, steps, states)), group)
+        else:
+            _descend(params, steps, states, group, skipped=~turned.finite)
 
     def _state_of(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]
@@ -640,6 +606,54 @@ class NGD(torch.optim.Optimizer):
 
     def _count(self, key: str) -> int:
         return sum(int(state[key]) for state in self.state.values() if state)
+
+
+class _Turned(NamedTuple):
+    """Directions of T tensors of one device and type, and what their factors' updates need."""
+
+    steps: list[Tensor]  # of the gradients' norms
+    finite: Bool[Tensor, "T"]  # whether the gradient is
+    sound: Bool[Tensor, "T"]  # whether the direction is, too
+    seen: list[Seen]  # of every axis to update
+    owners: list[int]  # the position of the tensor that it is an axis of
+
+
+def _turned(gradients: list[Tensor], states: list[dict], group: dict) -> _Turned:
+    """Preconditions every gradient and gives it back its norm; starts factors, updates none."""
+    scaled, sizes, units, finite = prescaled(gradients)
+    norms = units * sizes
+    directions, seen, owners = [], [], []
+    for i, (x, square, state) in enumerate(zip(scaled, (norms**2).unbind(), states, strict=True)):
+        t, factors = int(state["step"]), _factors(state, x.ndim)
+        update = t < ALWAYS_UPDATE_BEFORE or t % group["update_period"] == 0
+        directions.append(precondition(x, square, factors, group, seen if update else None))
+        owners.extend([i] * (len(seen) - len(owners)))
+    dtype, lengths = gradients[0].dtype, _norms(directions)
+    # An entry may be as large as the norm, which then has to be a number of this type.
+    sound = finite & (torch.maximum(norms, lengths) < torch.finfo(dtype).max)
+    ratios = (norms / torch.where(lengths > 0, lengths, 1.0)).to(dtype).unbind()
+    steps = [x.mul_(ratio).contiguous() for x, ratio in zip(directions, ratios, strict=True)]
+    return _Turned(steps, finite, sound, seen, owners)
+
+
+def _counted(turned: _Turned, gradients: list[Tensor], states: list[dict]) -> list[Tensor]:
+    """The steps, with the gradient itself for those that are not sound; counts both failures."""
+    for state, is_finite, is_sound in zip(states, turned.finite, turned.sound, strict=True):
+        state["num_skipped"] += ~is_finite
+        state["num_restarts"] += is_finite & ~is_sound
+    return [
+        torch.where(flag, step, gradient)
+        for flag, step, gradient in zip(turned.sound, turned.steps, gradients, strict=True)
+    ]
+
+
+def _repair(turned: _Turned, updates: list, params: list[Tensor], states: list[dict]) -> None:
+    """Keeps the factors of sound tensors; those of others start anew with the next gradient."""
+    is_finite, is_sound = turned.finite.tolist(), turned.sound.tolist()
+    _store([update for i, update in zip(turned.owners, updates, strict=True) if is_sound[i]])
+    for i in set(turned.owners):
+        if not is_sound[i] and (is_finite[i] or not _factors(states[i], params[i].ndim)):
+            _start_anew(states[i])
 
 
 def _decayed(params: list[Tensor], group: dict) -> list[Tensor]:

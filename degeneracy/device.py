@@ -17,9 +17,8 @@ def chosen_device(name: str) -> torch.device:
         raise DeviceError(
             "device cuda was asked for, but PyTorch sees no CUDA device; use cpu or auto"
         )
-    if name.startswith(
-        "cuda"
-    ):  # what a restart repeats bit for bit must not depend on which algorithm was fastest
+    if name.startswith("cuda"):
+        # what a restart repeats bit for bit must not depend on which algorithm was fastest
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return torch.device(name)

@@ -11,8 +11,11 @@ Logged = Mapping[str, "Tensor | Logged"]  # numbers by name, in any depth of nes
 class Stepper(Protocol):
     """An optimizer that is given the batch, for some need more than the gradient of its loss.
 
+    One that also has `counts() -> dict`, with `num_skipped_updates` and `num_restarts` so far, has
+    these recorded.
+
     Attributes:
-        lr: Learning rate, in weight units per unit of the direction.
+        lr: Learning rate, in weight units per unit of the direction; the training log shows it.
         watching: Set by the loop before each step: whether to log what costs time to know.
     """
 
@@ -25,7 +28,8 @@ class Stepper(Protocol):
         Returns:
             `loss`, the batch's mean loss before the step, and what else there is to log, as tensors
             of one number on the model's device: reading them here would wait for it. The loop
-            averages each name over an epoch.
+            averages each name over an epoch; in results it is a series of that name, so it must
+            not be one that a run measures.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -80,13 +84,12 @@ class TorchStepper:
 
     def state_dict(self) -> dict[str, Tensor]:
         """`<parameter's position>.<entry>`, positions counted on from optimizer to optimizer."""
-        return {
-            f"{first + index}.{key}": value
-            for first, optimizer in self._numbered()
-            for index, entries in optimizer.state_dict()["state"].items()
-            for key, value in entries.items()
-            if value is not None
-        }
+        state: dict[str, Tensor] = {}
+        for first, optimizer in self._numbered():
+            for index, entries in optimizer.state_dict()["state"].items():
+                named = {f"{first + index}.{key}": value for key, value in entries.items()}
+                state |= {name: value for name, value in named.items() if value is not None}
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`; hyper-parameters stay those of the optimizers."""
@@ -121,3 +124,19 @@ class TorchStepper:
             if hasattr(optimizer, method):
                 params = [p for group in optimizer.param_groups for p in group["params"]]
                 yield from ((names[id(p)], p, optimizer) for p in params if id(p) in names)
+
+
+def description(stepper: Stepper) -> str:
+    """Its optimizers with their hyper-parameters, as `SGD(lr=0.01, momentum=0.9)`."""
+    if not isinstance(stepper, TorchStepper):
+        return f"{type(stepper).__name__}(lr={stepper.lr:g})"
+    return " and ".join(
+        f"{type(optimizer).__name__}({_shown(optimizer.param_groups[0])})"
+        for optimizer in stepper.optimizers
+    )
+
+
+def _shown(group: Mapping) -> str:
+    """Hyper-parameters of a group that are numbers, texts, or tuples of numbers."""
+    kinds = (bool, int, float, str, tuple)
+    return ", ".join(f"{key}={value}" for key, value in group.items() if isinstance(value, kinds))

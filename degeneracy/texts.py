@@ -4,9 +4,25 @@ figures.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 Z_95 = 1.96  # half width of a 95 % interval in standard errors
+
+
+def label(optimizer: str) -> str:
+    """How figures, tables and sentences call an optimizer: `SGD`, `NGD`, others by their name."""
+    return optimizer.upper() if optimizer in ("sgd", "ngd") else optimizer
+
+
+def listed(texts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def count_of(count: int, noun: str) -> str:
+    """`1 chain`, `2 chains`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def number(value) -> float | None:

@@ -21,6 +21,6 @@ def named(rows: Float[Tensor, "*k d"], like: Mapping[str, Tensor]) -> dict[str, 
     """
     pieces = rows.split([weight.numel() for weight in like.values()], dim=-1)
     return {
-        name: piece.view(*rows.shape[:-1], *weight.shape)
+        name: piece.view(rows.shape[:-1] + weight.shape)
         for (name, weight), piece in zip(like.items(), pieces, strict=True)
     }

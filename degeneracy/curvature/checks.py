@@ -8,10 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
-from degeneracy.checks import check_data, check_loss
+from degeneracy.checks import check_data, check_loss, check_one_kind, coupled_layers, random_layers
 
 BY_CLASS = (nn.CrossEntropyLoss, nn.NLLLoss)
 
@@ -42,13 +40,7 @@ def checked_weights(
             "the model has no weights that require a gradient, so its curvature has no dimensions;"
             " give a model with parameters, or unfreeze some with requires_grad_(True)"
         )
-    kinds = {(p.dtype, p.device) for p in weights.values()}
-    if len(kinds) > 1:
-        shown = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        raise ValueError(
-            f"the model's weights are {shown}; allowed: one type on one device; convert them with"
-            " .to()"
-        )
+    check_one_kind(weights)
     broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
     if broken:
         raise NotFiniteError(
@@ -70,25 +62,22 @@ def check_at_least_one(**numbers: int) -> None:
 
 
 def _refuse_training_behaviour(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        shown = f"the model's {name or 'module'} is a {type(module).__name__}"
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            raise ValueError(
-                f"{shown} that normalises with the batch's statistics: the loss of a sample then"
-                " depends on the other samples, and neither a mean over samples nor a gradient of"
-                " one sample is defined; call model.eval() (with track_running_stats=True), or"
-                " replace the layer"
-            )
-        if isinstance(module, _DropoutNd) and module.training and module.p > 0:
-            raise ValueError(
-                f"{shown} in training mode: its loss is random, not a function of w; call"
-                " model.eval()"
-            )
+    for shown, _ in coupled_layers(model):
+        raise ValueError(
+            f"{shown} that normalises with the batch's statistics: the loss of a sample then"
+            " depends on the other samples, and neither a mean over samples nor a gradient of"
+            " one sample is defined; call model.eval() (with track_running_stats=True), or"
+            " replace the layer"
+        )
+    for shown, _ in random_layers(model):
+        raise ValueError(
+            f"{shown} in training mode: its loss is random, not a function of w; call model.eval()"
+        )
 
 
 @torch.no_grad()
 def _check_labels(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
-    """Before the loss sees them: on CUDA a label out of range ends the process's use of the device."""
+    """Before the loss sees them: on CUDA a label out of range ends the use of the device."""
     inputs, labels = data
     outputs = model(inputs[:1])
     if labels.is_floating_point() or labels.ndim != 1 or outputs.ndim != 2:

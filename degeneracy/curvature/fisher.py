@@ -11,7 +11,7 @@ For logits z = f_w(x), p(y | x) = softmax(z)_y and g_y = ∇_w log p(y | x) the 
   Kunstner, Balles & Hennig, arXiv:1905.12558.
 
 `exact_fisher` has every eigenvalue, for as many samples as fit in memory; `fisher_operator` goes
-with the estimates of `spectrum`, for any number. How far F is from the Hessian is `curvature_gap`'s
+with the estimates of `spectrum`, for any number. How far F is from the Hessian is `gap`'s
 question.
 """
 
@@ -87,7 +87,8 @@ def fisher_diagonal(
     Example:
         >>> model = nn.Linear(1, 2, bias=False)
         >>> _ = nn.init.zeros_(model.weight)  # p = (½, ½): F = x²/4 · [[1, −1], [−1, 1]]
-        >>> fisher_diagonal(model, (torch.tensor([[2.0]]), torch.tensor([0]))).round(decimals=4).tolist()
+        >>> data = torch.tensor([[2.0]]), torch.tensor([0])
+        >>> fisher_diagonal(model, data).round(decimals=4).tolist()
         [1.0, 1.0]
     """
     weights, _ = checked_classifier(model, data, kind, batch_size)

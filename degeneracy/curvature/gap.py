@@ -67,7 +67,7 @@ def curvature_gap(
         num_probes: Products with each of the three matrices.
         num_eigenvalues: How many of the largest, which take most of the time; 0 for none.
         seed: Of probes, sampled labels and Lanczos's starting vector.
-        batch_size: As in `fisher_information.fisher_operator`.
+        batch_size: As in `fisher.fisher_operator`.
 
     Raises:
         ValueError: As in `fisher_operator`; numbers that are too small.
@@ -118,7 +118,7 @@ def _mean(values: np.ndarray) -> tuple[float, float | None]:
 
 
 def _root_ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float | None]:
-    """√(Σ numerators / Σ denominators) with its jackknife error; NaN where the denominators vanish."""
+    """√(Σ numerators / Σ denominators) with its jackknife error; NaN for zero denominators."""
     count, totals = len(numerators), (numerators.sum(), denominators.sum())
     if totals[1] == 0:
         return math.nan, None

@@ -7,14 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-LEAST_LOG, GREATEST_LOG, BINS_A_DECADE = (
-    -16,
-    4,
-    4,
-)  # bins of a Fisher diagonal, the same for all epochs and runs
-BIN_EDGES = np.linspace(
-    LEAST_LOG, GREATEST_LOG, BINS_A_DECADE * (GREATEST_LOG - LEAST_LOG) + 1
-)  # log10
+# bins of a Fisher diagonal, the same for all epochs and runs
+LEAST_LOG, GREATEST_LOG, BINS_A_DECADE = (-16, 4, 4)
+# log10
+BIN_EDGES = np.linspace(LEAST_LOG, GREATEST_LOG, BINS_A_DECADE * (GREATEST_LOG - LEAST_LOG) + 1)
 
 
 def diagonal_histogram(diagonal: Float[np.ndarray, " d"]) -> dict[str, Any]:

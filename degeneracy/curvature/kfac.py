@@ -3,7 +3,7 @@ between layers.
 
 Inputs a and gradients g by the layer's outputs are taken as independent, and layers too (Martens &
 Grosse, arXiv:1503.05671; convolutions: Grosse & Martens, arXiv:1602.01407). The matrix itself, F,
-its kinds and its units are those of `fisher_information`.
+its kinds and its units are those of `fisher`.
 """
 
 import copy
@@ -38,7 +38,7 @@ def kfac_factors(
     by its name.
 
     A ⊗ B is a linear layer's whole block with a single sample. The factors are curvlinops's (Dangel
-    et al., arXiv:2501.19183). Arguments and errors as in `fisher_information.fisher_operator`.
+    et al., arXiv:2501.19183). Arguments and errors as in `fisher.fisher_operator`.
 
     Raises:
         ValueError: Also for trainable weights outside such layers.
@@ -61,9 +61,8 @@ def kfac_factors(
         matrix.compute_kronecker_factors()
     state = matrix.state_dict()
     of_inputs, of_gradients = state["input_covariances"], state["gradient_covariances"]
-    alone = next(iter(of_gradients.values())).new_ones(
-        1, 1
-    )  # A of a layer of which only the bias is trained
+    # A of a layer of which only the bias is trained
+    alone = next(iter(of_gradients.values())).new_ones(1, 1)
     in_order = (name for name, _ in model.named_modules() if name in of_gradients)
     return {
         name: KroneckerFactors(of_inputs.get(name, alone), of_gradients[name]) for name in in_order

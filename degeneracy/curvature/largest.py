@@ -35,7 +35,8 @@ def top_eigenvalues(
     Example:
         >>> model = nn.Linear(3, 1, bias=False)
         >>> inputs = torch.diag(torch.tensor([1.0, 2.0, 3.0]))  # H = 2/3 · diag(1, 4, 9)
-        >>> top_eigenvalues(model, nn.functional.mse_loss, (inputs, torch.zeros(3, 1)), k=2).round(3).tolist()
+        >>> data = inputs, torch.zeros(3, 1)
+        >>> top_eigenvalues(model, nn.functional.mse_loss, data, k=2).round(3).tolist()
         [6.0, 2.667]
     """
     return eigenvalues_of(

@@ -54,9 +54,8 @@ def hessian_operator(
         return vmap(lambda row: product(row)[0], chunk_size=ROWS_AT_ONCE)
 
     if len(inputs) <= batch_size:
-        products = hessian_rows(
-            inputs, targets
-        )  # differentiated once, the graph kept for all products
+        # differentiated once, the graph kept for all products
+        products = hessian_rows(inputs, targets)
     else:
 
         def products(rows: Tensor) -> Tensor:

@@ -137,9 +137,8 @@ def spectrum_of(
         2.0
     """
     check_at_least_one(num_probes=num_probes, num_steps=num_steps)
-    if (
-        num_steps >= operator.dim
-    ):  # the Krylov space is exhausted; rows of zeros after it make all rules exact
+    if num_steps >= operator.dim:
+        # the Krylov space is exhausted; rows of zeros after it make all rules exact
         num_steps = operator.dim + STEPS_COMPARED
     epsilon = torch.finfo(operator.dtype).eps
     signs = random_signs(num_probes, operator.dim, seed)
@@ -192,9 +191,8 @@ def largest_ritz_values(spectrum: Spectrum, k: int) -> Float[np.ndarray, " found
     """
     check_at_least_one(k=k)
     ritz_values, weights = _rule(spectrum.diagonals, spectrum.off_diagonals)
-    of_probes = np.sort(np.where(weights > 0, ritz_values, -np.inf), axis=1)[
-        :, ::-1
-    ]  # the others only fill up
+    # the others only fill up
+    of_probes = np.sort(np.where(weights > 0, ritz_values, -np.inf), axis=1)[:, ::-1]
     found = of_probes.max(axis=0)
     return found[np.isfinite(found)][:k]
 
@@ -253,7 +251,7 @@ def quadratic_llc(spectrum: Spectrum, nbeta: float, localization: float) -> Esti
     It is half a soft count of the eigenvalues above γ/nβ. Directions of negative curvature count as
     flat; before a minimum is reached they may be many, a sampler goes down along them and finds
     less than this. The Gauss-Newton matrix, whose spectrum is that of
-    `fisher_information.fisher_operator`, has none.
+    `fisher.fisher_operator`, has none.
 
     Args:
         spectrum: Of the Hessian of the mean loss.
@@ -341,9 +339,8 @@ def _lanczos(
         off_diagonals[:, step] = np.where(alive, off_diagonal, 0)
         alive_here = torch.from_numpy(alive).to(image.device)[:, None]
         norm = torch.where(alive_here, norm, 0)
-        basis[:, step + 1] = torch.where(
-            alive_here, image / norm, 0
-        )  # a zero row stays zero: T decouples
+        # a zero row stays zero: T decouples
+        basis[:, step + 1] = torch.where(alive_here, image / norm, 0)
     return diagonals, off_diagonals
 
 

@@ -95,7 +95,8 @@ def hessian_trace(
 
     Example:
         >>> layer, inputs = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 3.0]])
-        >>> round(hessian_trace(layer, nn.functional.mse_loss, (inputs, torch.zeros(2, 1))).trace, 4)  # 2 mean ‖x‖²
+        >>> data = inputs, torch.zeros(2, 1)
+        >>> round(hessian_trace(layer, nn.functional.mse_loss, data).trace, 4)  # 2 mean ‖x‖²
         10.0
     """
     _check_arguments(num_probes, seed, relative_error, method, memory_budget)
@@ -103,10 +104,11 @@ def hessian_trace(
     weights = checked_weights(model, loss_fn, data, batch_size)
     model.requires_grad_(False)
     block_size = SAMPLE_BLOCK if method == "blockwise" else len(data[0])
+    # of batches (inputs, targets)
     blocks = [
         list(zip(*(part.split(batch_size) for part in block), strict=True))
         for block in zip(*(part.split(block_size) for part in data), strict=True)
-    ]  # of batches (inputs, targets)
+    ]
     _check_mean(model, loss_fn, data, [batch for block in blocks for batch in block])
 
     def share_of_loss(inputs: Tensor, targets: Tensor) -> Loss:
@@ -119,11 +121,12 @@ def hessian_trace(
     fits = [
         max(1, budget // bytes_of_product(diagonal_block(losses[0], layer, 1))) for layer in layers
     ]
+    # whose traces sum to tr H
     parts = [
         diagonal_block(block, layer, at_once)
         for block in losses
         for layer, at_once in zip(layers, fits, strict=True)
-    ]  # whose traces sum to tr H
+    ]
     if method == "xtrace":
         values, num_probes = xtrace(block_diagonal(parts), num_probes, seed, relative_error)
     else:
@@ -162,7 +165,8 @@ def hutchinson(
         group: Probes held at once: bounds memory, changes nothing but rounding.
 
     Example:
-        >>> hutchinson([Operator(lambda rows: rows * torch.arange(4.0), 4)], num_probes=2)  # a diagonal is exact
+        >>> diagonal = Operator(lambda rows: rows * torch.arange(4.0), 4)
+        >>> hutchinson([diagonal], num_probes=2)  # exact for a diagonal matrix
         tensor([6., 6.], dtype=torch.float64)
     """
     values = torch.empty(0, dtype=torch.float64)
@@ -215,8 +219,9 @@ def xtrace(
         seed, relative_error: As in `hutchinson`.
 
     Example:
-        >>> estimates, num_products = xtrace(Operator(lambda rows: rows.sum(1, keepdim=True).expand(-1, 100), 100), 6)
-        >>> estimates.round(decimals=4), num_products  # of a matrix of rank 1
+        >>> ones = Operator(lambda rows: rows.sum(1, keepdim=True).expand(-1, 100), 100)
+        >>> estimates, num_products = xtrace(ones, 6)  # of a matrix of rank 1
+        >>> estimates.round(decimals=4), num_products
         (tensor([100., 100., 100.], dtype=torch.float64), 6)
     """
     signs = torch.empty(0, operator.dim, dtype=torch.float64, device=operator.device)  # Ωᵀ

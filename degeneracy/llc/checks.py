@@ -6,28 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
-from degeneracy.checks import check_data, check_loss
+from degeneracy.checks import check_data, check_loss, check_one_kind, coupled_layers, random_layers
 
 
 def refuse_random_forward(model: nn.Module) -> None:
     """Raises ValueError for dropout and running batch statistics: L(w) would then be more than a
     function of w.
     """
-    for name, module in model.named_modules():
-        dropout = isinstance(module, _DropoutNd) and module.p > 0
-        if (
-            dropout
-            or isinstance(module, _BatchNorm)
-            or getattr(module, "track_running_stats", False)
-        ):
-            raise ValueError(
-                f"the model's {name or 'module'} is a {type(module).__name__}: its forward pass in"
-                " training mode is random or keeps batch statistics, so there is no loss L(w) to"
-                " sample; replace it by a fixed layer"
-            )
+    unfit = [*random_layers(model, training=True), *coupled_layers(model, training=True)]
+    for shown, _ in unfit:
+        raise ValueError(
+            f"{shown}: its forward pass in training mode is random or keeps batch statistics, so"
+            " there is no loss L(w) to sample; replace it by a fixed layer"
+        )
 
 
 def check_weights(model: nn.Module) -> None:
@@ -39,12 +31,7 @@ def check_weights(model: nn.Module) -> None:
         raise ValueError(
             "the model has no weights that require a gradient, so there is nothing to sample"
         )
-    kinds = {(p.dtype, p.device) for p in sampled.values()}
-    if len(kinds) > 1 or not next(iter(kinds))[0].is_floating_point:
-        shown = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        raise ValueError(
-            f"the model's weights are {shown}; allowed: one floating type on one device"
-        )
+    check_one_kind(sampled)
 
 
 def check_checkpoints(model: nn.Module, checkpoints: Sequence[dict[str, Tensor] | None]) -> None:

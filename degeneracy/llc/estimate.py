@@ -29,7 +29,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from degeneracy.llc import devinterp_chains as llc_devinterp
+from degeneracy.llc import devinterp_chains
 from degeneracy.llc.chains import Problem, Samples, Schedule, run_chains
 from degeneracy.llc.checks import (
     check_checkpoints,
@@ -77,7 +77,6 @@ def estimate_llcs(
     *,
     population_loss: Callable[[dict[str, Tensor]], Tensor] | None = None,
     checkpoint_ids: Sequence[int] | None = None,
-    on_estimate: Callable[[int, LLCEstimate], None] = lambda position, estimate: None,
     memory_budget: int | None = None,
     label: str = "LLC",
 ) -> list[LLCEstimate | None]:
@@ -101,8 +100,6 @@ def estimate_llcs(
         checkpoint_ids: Random numbers are a function of (settings.seed, id, chain, draw), so that
             an estimate does not depend on which others were asked for; default: positions in
             `checkpoints`.
-        on_estimate: Called with (position, estimate) as soon as a checkpoint's chains have
-            finished.
         memory_budget: Bytes for the chains that advance in one tensor; default: see
             `llc.chains.run_chains`.
         label: Stands before the progress bar.
@@ -114,16 +111,46 @@ def estimate_llcs(
         ValueError: Before the first draw, for data, checkpoints, a loss or a model that cannot be
             sampled (`llc.checks` has the list), and for settings that do not go together.
     """
+    estimates: list[LLCEstimate | None] = [None] * len(checkpoints)
+    for position, estimate in stream_llcs(
+        model,
+        checkpoints,
+        data,
+        settings,
+        batch_size,
+        loss_fn,
+        population_loss=population_loss,
+        checkpoint_ids=checkpoint_ids,
+        memory_budget=memory_budget,
+        label=label,
+    ):
+        estimates[position] = estimate
+    return estimates
+
+
+def stream_llcs(
+    model: nn.Module,
+    checkpoints: Sequence[dict[str, Tensor] | None],
+    data: tuple[Float[Tensor, "n ..."], Tensor] | None,
+    settings: SamplerSettings | Sequence[SamplerSettings],
+    batch_size: int = 128,
+    loss_fn: Callable = cross_entropy,
+    *,
+    population_loss: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    checkpoint_ids: Sequence[int] | None = None,
+    memory_budget: int | None = None,
+    label: str = "LLC",
+) -> Iterator[tuple[int, LLCEstimate]]:
+    """As `estimate_llcs`; yields (position, estimate) as soon as a checkpoint's chains finished."""
     if isinstance(checkpoints, Mapping):
         check_checkpoints(model, checkpoints)
-    every = (
-        [settings] * len(checkpoints) if isinstance(settings, SamplerSettings) else list(settings)
-    )
+    alike = isinstance(settings, SamplerSettings)
+    every = [settings] * len(checkpoints) if alike else list(settings)
     ids = list(range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids)
     _check_settings(every, ids, len(checkpoints))
     wanted = [position for position, checkpoint in enumerate(checkpoints) if checkpoint is not None]
     if not wanted:
-        return [None] * len(checkpoints)
+        return
     common = every[0]
     model = copy.deepcopy(model).train()
     target = _target(model, checkpoints, data, batch_size, loss_fn, population_loss, common)
@@ -131,7 +158,6 @@ def estimate_llcs(
     different = {id(checkpoints[p]): checkpoints[p] for p in wanted}
     bar = tqdm(different.items(), desc=f"{label}: L(w*)", leave=False, disable=len(different) == 1)
     losses = {identity: target.init_loss(checkpoint) for identity, checkpoint in bar}
-    estimates: list[LLCEstimate | None] = [None] * len(checkpoints)
     for positions in _alike(target, checkpoints, wanted):
         chains = [
             Chain(
@@ -148,19 +174,10 @@ def estimate_llcs(
             [checkpoints[p] for p in positions], chains, common, memory_budget, label
         )
         with closing(stream):  # an error here ends the chains that are under way
-            for start, samples in _by_checkpoint(stream, chains, common):
+            for start, (sampled, acceptance) in _by_checkpoint(stream, chains, common):
                 p = positions[start]
-                init_loss = losses[id(checkpoints[p])]
-                estimates[p] = summarise(
-                    samples.losses,
-                    init_loss,
-                    nbetas[p],
-                    target.num_samples,
-                    samples.acceptance,
-                    every[p],
-                )
-                on_estimate(p, estimates[p])
-    return estimates
+                init_loss, n = losses[id(checkpoints[p])], target.num_samples
+                yield p, summarise(sampled, init_loss, nbetas[p], n, acceptance, every[p])
 
 
 def _by_checkpoint(
@@ -259,7 +276,7 @@ class _Target:
         schedule = Schedule(s.sampler, s.num_draws, s.num_burnin_steps, s.diffusion_factor)
         if s.backend == "devinterp":
             data, batch_size = self.problem.data, self.problem.batch_size
-            return llc_devinterp.run_chains(
+            return devinterp_chains.run_chains(
                 self.model, data, batch_size, self.loss_fn, checkpoints, chains, schedule, label
             )
         self.model.load_state_dict(checkpoints[0])  # for what is not sampled

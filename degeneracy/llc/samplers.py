@@ -53,9 +53,8 @@ class Coefficients(NamedTuple):
         return cls(*(like.new_tensor(column)[:, None] for column in columns), diffusion)
 
 
-Step = Callable[
-    [Tensor, Tensor, Tensor], None
-]  # (weights, gradients, noise), each (chains, weights); in place
+# (weights, gradients, noise), each (chains, weights); in place
+Step = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def sgld(starts: Tensor, c: Coefficients, noise: Callable[[], Tensor]) -> Step:

@@ -1,19 +1,31 @@
 """What may be said of how the local learning coefficient is sampled?"""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from degeneracy.config.reader import Section
+from degeneracy.config.section import Section, rule
+from degeneracy.config.values import Seed
+from degeneracy.config.words import shown
 
 PUBLISHED_LOCALIZATION = 100.0  # γ
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+@rule("localization", "sampler")
+def sgnht_is_free(localization: float, sampler: str) -> str | None:
+    """SGNHT has no pull towards the checkpoint."""
+    if sampler == "sgnht" and localization != 0:
+        return (
+            f'{shown(localization)} given with devinterp.sampler "sgnht"; allowed there: 0 (or'
+            " leave it out)"
+        )
+    return None
 
 
 class SamplerSettings(Section):
     """How the local learning coefficient (LLC) is sampled: the config's `devinterp` section."""
 
-    section: ClassVar[str] = "devinterp"
+    rules = (sgnht_is_free,)
 
     sampler: Literal["sgld", "sgnht", "rmsprop_sgld"] = Field(
         "sgld", description="The MCMC sampler."
@@ -63,11 +75,3 @@ class SamplerSettings(Section):
         ),
     )
     seed: Seed = Field(0, description="Seed of the sampler's noise and batches.")
-
-    @model_validator(mode="after")
-    def _sgnht_is_free(self) -> Self:
-        if self.sampler == "sgnht" and self.localization != 0:
-            raise ValueError(
-                "devinterp.localization: allowed with sampler sgnht: 0 (or leave it out)"
-            )
-        return self

@@ -15,10 +15,8 @@ from jaxtyping import Bool, Float
 
 from degeneracy.llc.settings import SamplerSettings
 
-SIGNIFICANT = (
-    2.0  # standard errors by which a chain's halves must differ to say that it has not settled
-)
-
+# standard errors by which a chain's halves must differ to say that it has not settled
+SIGNIFICANT = 2.0
 SHORTEST = 20  # draws below which a chain gets no verdict
 STEADY, RISING, FALLING, DIVERGED = "steady", "still rising", "still falling", "diverged"
 TOO_SHORT = "too short to tell"
@@ -33,27 +31,23 @@ class LLCEstimate:
     """
 
     llc: float | None  # λ̂, pooled over chains
-    std_error: (
-        float | None
-    )  # Monte-Carlo: the larger of the one from the effective sample size and between chains
+    # Monte-Carlo: the larger of the one from the effective sample size and between chains
+    std_error: float | None
     drift: float | None  # λ̂ from the second half of the draws minus λ̂
-    wbic: (
-        float | None
-    )  # n · mean sampled loss; Watanabe's WBIC only at nβ = n / ln n, else tempered, as published
+    # n · mean sampled loss; Watanabe's WBIC only at nβ = n / ln n, else tempered, as published
+    wbic: float | None
     wbic_std_error: float | None
     init_loss: float  # L(w*), mean over the whole training set
     nbeta: float  # nβ used
-    trace: Float[
-        np.ndarray, "num_chains num_draws"
-    ]  # sampled minibatch losses L_m(w_t), NaN once diverged
+    # sampled minibatch losses L_m(w_t), NaN once diverged
+    trace: Float[np.ndarray, "num_chains num_draws"]
     rhat: float | None  # split R-hat of the losses; blind here, because all chains start at w*
     ess: float | None  # effective sample size of the mean loss
     diverged: Bool[np.ndarray, "num_chains"]
     chain_llcs: Float[np.ndarray, "num_chains"]  # λ̂ of each chain, NaN where diverged
     chain_verdicts: tuple[str, ...]  # of each, as `chain_verdict` gives them
-    acceptance: Float[
-        np.ndarray, "num_chains"
-    ]  # MALA acceptance of each chain, NaN where the sampler has none
+    # MALA acceptance of each chain, NaN where the sampler has none
+    acceptance: Float[np.ndarray, "num_chains"]
     # Whether doubling the draws, from the first half to all, moved λ̂ by no more than its error
     # before, and every chain that stayed finite is steady. Necessary, not sufficient: chains that
     # have not left w* also look settled.

@@ -78,9 +78,8 @@ def deep_linear(widths: Sequence[int], rank: int) -> LearningCoefficient:
     excess = sorted(width - rank for width in widths)  # Δ
     # Σ_{j≤ℓ} Δ_j − ℓ Δ_ℓ starts at Δ_0 ≥ 0 and never rises with ℓ: S is the longest prefix where it
     # is not negative.
-    num_factors = max(
-        n for n in range(1, len(excess)) if sum(excess[: n + 1]) >= n * excess[n]
-    )  # ℓ
+    # ℓ
+    num_factors = max(n for n in range(1, len(excess)) if sum(excess[: n + 1]) >= n * excess[n])
     chosen = excess[: num_factors + 1]  # S
     total = sum(chosen)
     remainder = total % num_factors
@@ -152,9 +151,8 @@ def normal_crossing_llc(exponents: Sequence[int], nbeta: float, localization: fl
             )
         return 1 / (2 * exponents[0])
     step, underflow, accuracy = 0.25, 745.0, 40.0  # exp(−π²/step) ≈ 1e-17; the last two in nats
-    tops = [
-        k * np.log(2 * underflow / localization) for k in exponents
-    ]  # no mass where (γ/2)w² > 745
+    # no mass where (γ/2)w² > 745
+    tops = [k * np.log(2 * underflow / localization) for k in exponents]
     decay = 1 / (2 * max(exponents))  # the density of s falls like e^{λs}|s|^{m−1} to the left
     span = max(0.0, sum(tops) + np.log(nbeta)) + accuracy / decay
     below_top = -step * np.arange(np.ceil(span / step))

@@ -40,9 +40,8 @@ class DeepLinear(nn.Module):
             for layer, factor in zip(self.layers, factors, strict=True):
                 layer.weight.copy_(factor)
         true_map = _product([layer.weight for layer in self.layers]).detach().clone()
-        self.register_buffer(
-            "true_map", true_map, persistent=False
-        )  # moves with the model, is in no checkpoint
+        # moves with the model, is in no checkpoint
+        self.register_buffer("true_map", true_map, persistent=False)
 
     def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
         return self.layers(inputs)

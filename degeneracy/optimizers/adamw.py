@@ -1,4 +1,7 @@
-"""Adam with decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), as PyTorch has it."""
+"""How is Adam with decoupled weight decay set and built (Loshchilov & Hutter, arXiv:1711.05101)?
+
+`torch.optim.AdamW` is the optimizer.
+"""
 
 from collections.abc import Callable
 
@@ -6,14 +9,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from degeneracy.optimizers.settings import Kind, OptimizerSettings
+from degeneracy.optimizers.settings import MAX_RATE, Kind, OptimizerSettings
 from degeneracy.stepper import TorchStepper
 
 
 class Settings(OptimizerSettings):
     """Of a kind `adamw`; defaults are PyTorch's."""
 
-    lr: float = Field(1e-3, gt=0, description="Learning rate (weight units).")
+    lr: float = Field(1e-3, gt=0, le=MAX_RATE, description="Learning rate (weight units).")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay β₁ of the gradient's running mean.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Decay β₂ of its square's running mean.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of that mean (gradient units).")

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from degeneracy.checks import check_one_kind, coupled_layers, random_layers
 from degeneracy.weights import named
 
 KINDS = ("expected", "sampled", "empirical")
@@ -143,7 +142,8 @@ def natural_gradient(
         ValueError: Shapes that do not fit, κ out of range, or F + κI not positive definite.
 
     Example:
-        >>> natural_gradient(torch.tensor([1.0, 1.0]), torch.diag(torch.tensor([3.0, 0.0])), kappa=1.0)
+        >>> fisher = torch.diag(torch.tensor([3.0, 0.0]))
+        >>> natural_gradient(torch.tensor([1.0, 1.0]), fisher, kappa=1.0)
         tensor([0.2500, 1.0000])
     """
     if gradient.ndim != 1 or fisher.shape != 2 * gradient.shape:
@@ -362,13 +362,7 @@ def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
             f" Fisher matrix would take {size**2 * 8 / 1e9:,.1f} GB in float64; take a smaller"
             " model"
         )
-    kinds = {(param.dtype, param.device) for param in params.values()}
-    if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
-        shown = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        raise ValueError(
-            f"the weights are {shown}; allowed: all torch.float32 or all torch.float64, on one"
-            " device"
-        )
+    check_one_kind(params, (torch.float32, torch.float64))
     return params
 
 
@@ -381,19 +375,11 @@ def _probabilities(
     """
     if len(inputs) == 0:
         raise ValueError("inputs are empty; allowed: at least one sample")
-    for name, module in model.named_modules():
-        dropout = isinstance(module, _DropoutNd) and module.p > 0
-        coupling = isinstance(module, _BatchNorm) and (
-            module.training or module.running_mean is None
+    for shown, _ in (*random_layers(model), *coupled_layers(model)):
+        raise ValueError(
+            f"{shown} whose output is random or depends on other samples, so that no sample has a"
+            " score of its own; call its eval() or replace it"
         )
-        if coupling or (
-            module.training and (dropout or getattr(module, "track_running_stats", False))
-        ):
-            raise ValueError(
-                f"the model's {name or 'module'} is a {type(module).__name__} whose output is"
-                " random or depends on other samples, so that no sample has a score of its own;"
-                " call its eval() or replace it"
-            )
     logits = torch.cat([model(batch) for batch in inputs.split(batch_size)])
     if logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < 2:
         shape = tuple(logits.shape)

@@ -3,6 +3,4 @@
 from degeneracy.optimizers import adamw, muon, ngd, sgd
 from degeneracy.optimizers.settings import Kind
 
-KINDS: dict[str, Kind] = {
-    "sgd": sgd.KIND, "ngd": ngd.KIND, "adamw": adamw.KIND, "muon": muon.KIND,
-}
+KINDS: dict[str, Kind] = {"sgd": sgd.KIND, "ngd": ngd.KIND, "adamw": adamw.KIND, "muon": muon.KIND}

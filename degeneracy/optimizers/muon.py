@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for all other tensors (Jordan et al. 2024), as PyTorch has them.
+"""How is Muon set and built, with AdamW for what is no matrix (Jordan et al. 2024)?
 
 `torch.optim.Muon` orthogonalises the momentum of a matrix and takes no other tensor: biases and
 convolutions' kernels go to AdamW with settings of its own.
@@ -11,16 +11,21 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from degeneracy.config.values import nesterov_has_momentum
 from degeneracy.optimizers.adamw import Settings as AdamWSettings
 from degeneracy.optimizers.adamw import adamw
-from degeneracy.optimizers.settings import Kind, OptimizerSettings
+from degeneracy.optimizers.settings import MAX_RATE, Kind, OptimizerSettings
 from degeneracy.stepper import TorchStepper
 
 
 class Settings(OptimizerSettings):
     """Of a kind `muon`; defaults are PyTorch's, AdamW's at their own."""
 
-    lr: float = Field(1e-3, gt=0, description="Learning rate of Muon, for matrices (weight units).")
+    rules = (nesterov_has_momentum(),)
+
+    lr: float = Field(
+        1e-3, gt=0, le=MAX_RATE, description="Learning rate of Muon, for matrices (weight units)."
+    )
     weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay of matrices.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Momentum of matrices, a fraction.")
     nesterov: bool = Field(True, description="Nesterov's form of that momentum.")
@@ -29,7 +34,10 @@ class Settings(OptimizerSettings):
         "original", description="How the rate depends on a matrix' shape, as torch.optim.Muon says."
     )
     adamw_lr: float = Field(
-        1e-3, gt=0, description="Learning rate of AdamW, which steps tensors that are no matrices."
+        1e-3,
+        gt=0,
+        le=MAX_RATE,
+        description="Learning rate of AdamW, which steps tensors that are no matrices.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Online natural gradient descent, as `ngd.NGD` has it."""
+"""How is online natural gradient descent set and built? `ngd.NGD` is the optimizer."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,15 +6,39 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from degeneracy.optimizers.settings import Kind, OptimizerSettings
+from degeneracy.config.section import Rule, rule
+from degeneracy.config.values import nesterov_has_momentum
+from degeneracy.config.words import shown
+from degeneracy.optimizers.settings import MAX_RATE, Kind, OptimizerSettings
 from degeneracy.stepper import TorchStepper
 from ngd import NGD
+
+
+def published_keeps_its_floor(key: str = "arithmetic", home: str = "") -> Rule:
+    """The rule that the published arithmetic, which divides by its floor, a multiple of 1 - η, has
+    η < 1; `key` is the arithmetic's, `home` goes before it in its sentence ("experiment.").
+    """
+
+    @rule("eta", key)
+    def keeps_its_floor(eta: float, arithmetic: str) -> str | None:
+        if arithmetic == "published" and eta == 1:
+            return (
+                f'{shown(eta)} given with {home}{key} "published"; allowed there: < 1, for at 1'
+                " its floor is 0 and it divides by zero"
+            )
+        return None
+
+    return keeps_its_floor
 
 
 class Settings(OptimizerSettings):
     """Of a kind `ngd`."""
 
-    lr: float = Field(0.01, gt=0, description="Learning rate (weight units per gradient unit).")
+    rules = (nesterov_has_momentum(), published_keeps_its_floor())
+
+    lr: float = Field(
+        0.01, gt=0, le=MAX_RATE, description="Learning rate (weight units per gradient unit)."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, a fraction.")
     nesterov: bool = Field(True, description="Nesterov's form of momentum; needs momentum > 0.")
     alpha: float = Field(
@@ -29,7 +53,9 @@ class Settings(OptimizerSettings):
     delta: float = Field(
         5e-4, ge=0, lt=1, description="Floor δ of those eigenvalues, of the largest one."
     )
-    rank: int | None = Field(None, ge=1, description="Rank of the factors; null: min(⌊(D+1)/2⌋, 80).")
+    rank: int | None = Field(
+        None, ge=1, description="Rank of the factors; null: min(⌊(D+1)/2⌋, 80)."
+    )
     update_period: int = Field(4, ge=1, description="Steps between two updates of the factors.")
     arithmetic: Literal["stable", "published"] = Field(
         "stable", description="Of the factors' update: sound in float32, or as published."

@@ -1,4 +1,4 @@
-"""SGD with momentum, as `torch.optim.SGD` has it."""
+"""How is SGD with momentum set and built? `torch.optim.SGD` is the optimizer."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,19 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from degeneracy.optimizers.settings import Kind, OptimizerSettings
+from degeneracy.config.values import nesterov_has_momentum
+from degeneracy.optimizers.settings import MAX_RATE, Kind, OptimizerSettings
 from degeneracy.stepper import TorchStepper
 
 
 class Settings(OptimizerSettings):
     """Of a kind `sgd`."""
 
-    lr: float = Field(0.01, gt=0, description="Learning rate (weight units per gradient unit).")
+    rules = (nesterov_has_momentum(),)
+
+    lr: float = Field(
+        0.01, gt=0, le=MAX_RATE, description="Learning rate (weight units per gradient unit)."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, a fraction.")
     nesterov: bool = Field(True, description="Nesterov's form of momentum; needs momentum > 0.")
 

@@ -15,7 +15,7 @@ def calibration_figure(table: pd.DataFrame) -> go.Figure:
     what the rule picked.
 
     Args:
-        table: `llc.grid.Calibration.table`.
+        table: `llc.calibration.Calibration.table`.
     """
     figure = empty_figure(
         "LLC against the step size", "filled: admissible, hollow: not, star: chosen"

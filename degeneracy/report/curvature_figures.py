@@ -14,14 +14,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from degeneracy.curvature.histogram import BIN_EDGES
-from degeneracy.report.style import (
-    SOFT,
-    axis_scale,
-    empty_figure,
-    label,
-    optimizer_colour,
-    optimizer_line,
-)
+from degeneracy.report.run_figures import line_of, mark_swap, shown_name
+from degeneracy.report.style import SOFT, axis_scale, empty_figure, optimizer_colours
 
 Optimizers = Mapping[str, Mapping[str, Sequence]]
 
@@ -74,10 +68,12 @@ def density_figure(
     ]
     if not drawn:
         return figure
-    grid = np.asarray(grid, dtype=float)
+    grid, colours = np.asarray(grid, dtype=float), optimizer_colours(list(optimizers))
     for _, optimizer, density in drawn:
-        line = go.Scatter(x=grid, y=density, mode="lines", name=label(optimizer), customdata=grid)
-        line.update(line={"color": optimizer_colour(optimizer), "width": 2}, legendgroup=optimizer)
+        line = go.Scatter(
+            x=grid, y=density, mode="lines", name=shown_name(optimizer), customdata=grid
+        )
+        line.update(line={"color": colours[optimizer], "width": 2}, legendgroup=optimizer)
         if linear_below is not None:
             line.x = stretched(grid, linear_below)
         figure.add_trace(line.update(hovertemplate="%{y:.3g} at eigenvalue %{customdata:.4g}"))
@@ -130,9 +126,8 @@ def top_eigenvalues_figure(
         if not np.isfinite(values).any():
             continue
         for place, row in enumerate(values.T):
-            line = optimizer_line(
-                np.arange(len(row)), row, optimizer, f"{label(optimizer)}, {len(values.T)} largest"
-            )
+            words = f"{len(values.T)} largest"
+            line = line_of(optimizers, optimizer, np.arange(len(row)), row, words=words)
             line.update(
                 showlegend=place == 0,
                 opacity=1 if place == 0 else 0.5,
@@ -140,7 +135,7 @@ def top_eigenvalues_figure(
             )
             line.marker.size = 6 if place == 0 else 3
             line.hovertemplate = (
-                f"{label(optimizer)}, eigenvalue {place + 1}, epoch %{{x}}:"
+                f"{shown_name(optimizer)}, eigenvalue {place + 1}, epoch %{{x}}:"
                 " %{customdata}<extra></extra>"
             )
             figure.add_trace(line)
@@ -195,11 +190,10 @@ def fisher_histogram_figure(title: str, optimizers: Optimizers) -> go.Figure:
     if not len(used):
         return figure
     middles = 10 ** ((BIN_EDGES[1:] + BIN_EDGES[:-1]) / 2)
+    colours = optimizer_colours(list(optimizers))
     for _, optimizer, shares, zeros in drawn:
-        name = (
-            f"{label(optimizer)} ({100 * zeros:.2g} % are exactly 0)" if zeros else label(optimizer)
-        )
-        colour = optimizer_colour(optimizer)
+        name = shown_name(optimizer) + (f" ({100 * zeros:.2g} % are exactly 0)" if zeros else "")
+        colour = colours[optimizer]
         steps = go.Scatter(x=middles, y=shares, name=name, mode="lines", legendgroup=optimizer)
         steps.update(line={"color": colour, "width": 1.5, "shape": "hvh"}, fill="tozeroy")
         steps.update(fillcolor=_transparent(colour), hovertemplate="%{y:.3g} % around %{x:.2e}")
@@ -275,10 +269,13 @@ def _add_series(
             if not np.isfinite(values).any():
                 continue
             errors = series.get(f"{key}_std_error")
-            name = f"{label(optimizer)}, {words}" if words else label(optimizer)
-            std_error = None if errors is None else _table(errors)[:, 0]
-            line = optimizer_line(np.arange(len(values)), values, optimizer, name, dash, std_error)
-            line.hovertemplate = f"{name}, epoch %{{x}}: %{{customdata}}<extra></extra>"
+            look = {
+                "words": words,
+                "dash": dash,
+                "std_error": None if errors is None else _table(errors)[:, 0],
+            }
+            line = line_of(optimizers, optimizer, np.arange(len(values)), values, **look)
+            line.hovertemplate = f"{line.name}, epoch %{{x}}: %{{customdata}}<extra></extra>"
             figure.add_trace(line, row=1, col=column)
 
 
@@ -328,20 +325,7 @@ def _epoch_axis(
     if last <= 12:
         figure.update_xaxes(dtick=1)
     if swap_epoch is not None:
-        figure.add_vline(
-            x=swap_epoch, row="all", col="all", line={"color": SOFT, "width": 1.5, "dash": "dot"}
-        )
-        figure.add_annotation(
-            x=swap_epoch,
-            xref="x",
-            y=1,
-            yref="y domain",
-            yanchor="bottom",
-            showarrow=False,
-            xanchor="left" if swap_epoch <= last / 2 else "right",
-            text=f"swap after epoch {swap_epoch}",
-            font={"size": 12, "color": SOFT},
-        )
+        mark_swap(figure, swap_epoch, last)
 
 
 def _value_axis(figure: go.Figure, title: str, column: int = 1) -> go.Figure:
@@ -367,48 +351,40 @@ def _value_axis(figure: go.Figure, title: str, column: int = 1) -> go.Figure:
     figure.update_yaxes(range=[low, high], col=column)
     if low >= -4 and high <= 5:
         figure.update_yaxes(tickformat="~g", col=column)
-    below = []  # (epoch, colour, hover)
-    for line in lines:
-        left_out = np.isfinite(line.y) & (np.asarray(line.y, dtype=float) < within.min())
-        hover = line.hovertemplate.removesuffix("<extra></extra>")
-        below += [
-            (
-                line.x[at],
-                line.line.color,
-                hover.replace("%{x}", str(line.x[at])).replace("%{customdata}", text),
-            )
-            for at, text in enumerate(line.customdata)
-            if left_out[at]
-        ]
-        line.y = np.where(
-            left_out, np.nan, line.y
-        )  # else Plotly joins them by vertical lines, which look like bars
+    below = [mark for line in lines for mark in _taken_out(line, within.min())]
     if below:
-        epochs, colours, hovers = zip(*below, strict=True)
-        edge = 10 ** (
-            low + 0.03 * (high - low)
-        )  # just inside: at the edge itself rounding may hide them
-        marks = go.Scatter(
-            x=epochs, y=[edge] * len(below), mode="markers", name=AT_THE_EDGE, customdata=hovers
-        )
-        sizes = [
-            13 if colour == colours[0] else 8 for colour in colours
-        ]  # two optimizers at one epoch both show
-        marks.update(
-            marker={
-                "symbol": "triangle-down-open",
-                "size": sizes,
-                "color": colours,
-                "line": {"width": 1.5},
-            }
-        )
-        marks.update(
-            legendgroup=AT_THE_EDGE,
-            showlegend=all(trace.name != AT_THE_EDGE for trace in figure.data),
-        )
-        marks.update(cliponaxis=False, hovertemplate="%{customdata}<extra></extra>")
-        figure.add_trace(marks, row=1, col=column)
+        # Just inside: at the edge itself rounding may hide them.
+        edge = 10 ** (low + 0.03 * (high - low))
+        first = all(trace.name != AT_THE_EDGE for trace in figure.data)
+        figure.add_trace(_edge_marks(below, edge).update(showlegend=first), row=1, col=column)
     return figure
+
+
+def _taken_out(line: go.Scatter, least: float) -> list[tuple[float, str, str]]:
+    """(epoch, colour, hover) of a line's values below `least`, which become gaps.
+
+    Plotly would join them by vertical lines, which look like bars.
+    """
+    values = np.asarray(line.y, dtype=float)
+    left_out = np.isfinite(values) & (values < least)
+    line.y = np.where(left_out, np.nan, values)
+    hover = line.hovertemplate.removesuffix("<extra></extra>")
+    return [
+        (x, line.line.color, hover.replace("%{x}", str(x)).replace("%{customdata}", text))
+        for x, text, out in zip(line.x, line.customdata, left_out, strict=True)
+        if out
+    ]
+
+
+def _edge_marks(below: Sequence[tuple[float, str, str]], edge: float) -> go.Scatter:
+    """Triangles at the height `edge` for (epoch, colour, hover); several at one epoch all show."""
+    epochs, colours, hovers = zip(*below, strict=True)
+    order = list(dict.fromkeys(colours))
+    sizes = [max(5, 13 - 5 * order.index(colour)) for colour in colours]
+    marks = go.Scatter(x=epochs, y=[edge] * len(below), mode="markers", name=AT_THE_EDGE)
+    look = {"symbol": "triangle-down-open", "size": sizes, "color": colours, "line": {"width": 1.5}}
+    marks.update(marker=look, legendgroup=AT_THE_EDGE, cliponaxis=False)
+    return marks.update(customdata=hovers, hovertemplate="%{customdata}<extra></extra>")
 
 
 def _stretched_ticks(grid: np.ndarray, linear_below: float) -> dict:

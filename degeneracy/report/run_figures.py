@@ -1,14 +1,13 @@
-"""Which picture shows what was measured? Every Plotly figure, as functions from results to
-`go.Figure`.
+"""Which picture shows what a run measured? Figures that more than one study uses, as functions from
+results to `go.Figure`.
 
-`results` is the dict of `results.json`; `traces` maps (model title, optimizer, epoch) to the
-sampled minibatch losses of that checkpoint, shape (num_chains, num_draws), NaN from the draw on
-where a chain diverged. Nothing here measures or writes: a notebook shows a figure as it is, the
-report writes it into a page.
+`results` is the dict of `results.json`; a figure has a line for each optimizer that it names.
+Nothing here measures or writes: a notebook shows a figure as it is, a study's report writes it into
+a page.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,55 +15,33 @@ import plotly.graph_objects as go
 from degeneracy.llc.statistics import DIVERGED, running_means
 from degeneracy.report.style import (
     DASHES,
-    HEIGHT,
-    INK,
-    PARAMETER_COLOURS,
     SOFT,
-    SYMBOLS,
     axis_scale,
     empty_figure,
-    label,
     llc_axis,
-    optimizer_colour,
+    optimizer_colours,
     optimizer_line,
+    optimizer_symbols,
     shorten,
     wbic_axis,
 )
-from degeneracy.texts import Z_95, chain_counts
-from studies.ngd_sgd.robustness_figures import llc_grid_figure, rescaling_figure
+from degeneracy.runs.results import optimizers_of, swap_epoch
+from degeneracy.texts import Z_95, chain_counts, label
 
 MAX_POINTS = 1000  # a running mean is drawn with at most this many points a chain
 LOSS_AXIS = "loss (nats, mean cross-entropy)"
 
 Results = Mapping
+# (model title, optimizer, epoch) → sampled minibatch losses of that checkpoint, shape (num_chains,
+# num_draws), NaN from the draw on where a chain diverged
 Traces = Mapping[tuple[str, str, int], np.ndarray]
-
-
-def model_figures(title: str, results: Results, traces: Traces) -> list[tuple[str, str, go.Figure]]:
-    """All figures of one model as (key, caption, figure), in the report's order; what was not
-    measured is left out.
-    """
-    figures = [
-        ("loss", loss_figure(title, results)),
-        ("update-norm", update_norm_figure(title, results)),
-        ("llc", llc_figure(title, results)),
-        ("wbic", wbic_figure(title, results)),
-        ("running-mean", running_mean_figure(title, results, traces)),
-        ("llc-grid", llc_grid_figure(title, results)),
-        ("rescaling", rescaling_figure(title, results)),
-        ("hessian-trace", hessian_trace_figure(title, results)),
-        ("kappa", kappa_figure(title, results)),
-        ("cosine", cosine_figure(title, results)),
-        ("llc-against-loss", llc_against_loss_figure(title, results)),
-    ]
-    return [(key, CAPTIONS[key], figure) for key, figure in figures if figure.data]
-
 
 CAPTIONS = {
     "loss": (
         "Did the optimizers reach the same loss? Where they did not, compare their LLC at equal"
-        " loss, in the last figure of this model. The training loss is the mean over an epoch's"
-        " minibatches (epoch 0: the initial model), so it lags behind while the loss falls fast."
+        " loss, in the figure of LLC against training loss. The training loss is the mean over an"
+        " epoch's minibatches (epoch 0: the initial model), so it lags behind while the loss falls"
+        " fast."
     ),
     "update-norm": (
         "How far does one step move the weights? Optimizers of very different step length have not"
@@ -89,39 +66,10 @@ CAPTIONS = {
         " One that diverged counts in no mean, and a cross marks where it left. Chains that agree,"
         " or an R-hat near 1, do not prove convergence, because all chains start at w*."
     ),
-    "llc-grid": (
-        "Does the order of the final LLCs hold at other settings? Every cell samples both final"
-        " checkpoints with SGLD, the config's chains, and its draws, the first half of them as"
-        " burn-in. Its step size follows from one rule, ε = 0.2/(nβ h_max + γ), the same for both"
-        " optimizers: h_max is the larger of the two checkpoints' largest Hessian eigenvalues. In"
-        " bold NGD − SGD, below it the 95 % interval (sampling alone); colour is the difference in"
-        " standard errors, red where NGD's LLC is higher. The numbers of different cells do not"
-        " compare, their signs do. In a hatched cell an estimate moved by more than its error when"
-        " the draws were doubled, or a chain has not come to rest: it is not counted. Diverged"
-        " chains (×) are left out of their estimate."
-    ),
-    "rescaling": (
-        "How far does the estimator depend on how the same function is written? The first layer's"
-        " weights and bias times c and the next layer's weights divided by c give the same network,"
-        " so λ is the same for every c. A departure of λ̂ from the dashed line is the estimator's:"
-        " its localisation and its noise are isotropic in the weights. Bars are 95 % intervals of"
-        " the sampling alone, percentages are against c = 1; a hollow point has not settled."
-    ),
     "hessian-trace": (
         "Curvature of the loss, summed over all directions, by Hutchinson's estimate with probes of"
         " their own for layers and blocks of samples; bars are 95 % intervals over probes with the"
         " batches fixed. A flatter minimum has a smaller trace, which need not go with a lower LLC."
-    ),
-    "kappa": (
-        "NGD's smoothing: κ is what is added to the Fisher factor of one axis of a tensor before it"
-        " is inverted. Where κ is large against the factor's eigenvalues, NGD behaves as SGD does."
-        " Colour tells the parameter, dash the axis; a click in the legend hides a parameter, a"
-        " double click shows it alone."
-    ),
-    "cosine": (
-        "How far does NGD turn a gradient? The cosine of a parameter's gradient and what NGD makes"
-        " of it. At 1, NGD steps along the gradient, as SGD does. The direction keeps the"
-        " gradient's length, so this is all that sets the two apart at equal learning rates."
     ),
     "llc-against-loss": (
         "Which optimizer has the lower LLC at the same training loss? Compare the curves along a"
@@ -139,221 +87,213 @@ def loss_figure(title: str, results: Results) -> go.Figure:
         ("train_loss", "training", "solid"),
         ("val_loss", "validation", "dash"),
     ):
-        for optimizer, values in _measured(title, results, key):
-            figure.add_trace(
-                _epoch_line(values, optimizer, f"{label(optimizer)}, {words}", dash=dash)
-            )
+        for optimizer, values in measured(title, results, key):
+            line = _epoch_line(title, results, optimizer, values, words=words, dash=dash)
+            figure.add_trace(line)
             drawn.append(values)
-    _epoch_axis(figure, results)
-    figure.update_yaxes(title_text=LOSS_AXIS, **axis_scale(drawn))
-    return figure
+    epoch_axis(figure, results)
+    return figure.update_yaxes(title_text=LOSS_AXIS, **axis_scale(drawn))
 
 
 def update_norm_figure(title: str, results: Results) -> go.Figure:
     """Mean over an epoch's steps of the sum over tensors of ‖Δw‖₂, in units of the weights."""
     figure = empty_figure("Length of a step", title)
-    drawn = _measured(title, results, "update_norm")
+    drawn = measured(title, results, "update_norm")
     for optimizer, values in drawn:
-        figure.add_trace(_epoch_line(values, optimizer))
-    _epoch_axis(figure, results)
-    figure.update_yaxes(
-        title_text="Σ over tensors of ‖Δw‖₂, mean over steps", **axis_scale([v for _, v in drawn])
-    )
-    return figure
+        figure.add_trace(_epoch_line(title, results, optimizer, values))
+    epoch_axis(figure, results)
+    scale = axis_scale([values for _, values in drawn])
+    return figure.update_yaxes(title_text="Σ over tensors of ‖Δw‖₂, mean over steps", **scale)
 
 
 def llc_figure(title: str, results: Results) -> go.Figure:
     """LLC with 95 % intervals over epochs, beside the validation loss."""
-    return _beside_validation_loss(
-        "LLC and validation loss", title, results, "llc", llc_axis(results)
-    )
+    heading, axis = "LLC and validation loss", llc_axis(results)
+    return _beside_validation_loss(heading, title, results, "llc", axis)
 
 
 def wbic_figure(title: str, results: Results) -> go.Figure:
     """WBIC with 95 % intervals over epochs, beside the validation loss."""
-    return _beside_validation_loss(
-        "WBIC and validation loss", title, results, "wbic", wbic_axis(results)
-    )
+    heading, axis = "WBIC and validation loss", wbic_axis(results)
+    return _beside_validation_loss(heading, title, results, "wbic", axis)
 
 
 def running_mean_figure(title: str, results: Results, traces: Traces) -> go.Figure:
-    """Running means of LLC and WBIC over draws, per chain, at the last sampled epoch of each
+    """Running means of LLC and WBIC over draws, a line a chain, at the last epoch sampled of each
     optimizer.
     """
     figure = empty_figure("Running means over the draws", title, columns=2)
-    shown = []  # (optimizer, epoch, verdict of each chain, losses (chains, draws), L(w*))
-    for optimizer, series in _optimizers(title, results).items():
-        sampled = [epoch for (model, name, epoch) in traces if (model, name) == (title, optimizer)]
-        init_losses = _values(series, "llc_init_loss")
-        sampled = [
-            epoch
-            for epoch in sampled
-            if epoch < len(init_losses) and np.isfinite(init_losses[epoch])
-        ]
-        if sampled:
-            epoch = max(sampled)
-            losses = np.asarray(traces[title, optimizer, epoch], dtype=float)
-            shown.append(
-                (
-                    optimizer,
-                    epoch,
-                    _chain_verdicts(series, epoch, losses),
-                    losses,
-                    init_losses[epoch],
-                )
-            )
+    shown = [
+        chains
+        for optimizer in optimizers_of(results, title)
+        if (chains := _last_chains(title, results, traces, optimizer)) is not None
+    ]
+    nbeta, n = results["nbeta"], results["train_size"]
     panels = (
-        (
-            llc_axis(results),
-            [running_means(losses, loss, results["nbeta"]) for *_, losses, loss in shown],
-        ),
-        (
-            wbic_axis(results),
-            [running_means(losses, 0.0, results["train_size"]) for *_, losses, _ in shown],
-        ),
+        (llc_axis(results), [running_means(one.losses, one.init_loss, nbeta) for one in shown]),
+        (wbic_axis(results), [running_means(one.losses, 0.0, n) for one in shown]),
     )
     for column, (axis, means) in enumerate(panels, start=1):
         limits = _limits(means)
         figure.update_yaxes(title_text=axis, range=limits, col=column)
-        for (optimizer, epoch, verdicts, *_), one in zip(shown, means, strict=True):
-            _add_running_means(figure, one, verdicts, optimizer, epoch, limits, column)
+        for chains, one in zip(shown, means, strict=True):
+            _add_running_means(figure, chains, one, limits, column)
     figure.update_layout(hovermode="closest")
-    figure.update_xaxes(title_text="draw")
-    return figure
+    return figure.update_xaxes(title_text="draw")
 
 
 def hessian_trace_figure(title: str, results: Results) -> go.Figure:
     """Trace of the mean loss's Hessian over epochs, with 95 % intervals over the probes."""
     figure = empty_figure("Hessian trace", title)
-    drawn = _measured(title, results, "hessian_trace")
+    drawn = measured(title, results, "hessian_trace")
     for optimizer, values in drawn:
-        error = _values(_optimizers(title, results)[optimizer], "hessian_trace_std_error")
-        figure.add_trace(_epoch_line(values, optimizer, std_error=error))
-    _epoch_axis(figure, results)
+        error = _values(optimizers_of(results, title)[optimizer], "hessian_trace_std_error")
+        figure.add_trace(_epoch_line(title, results, optimizer, values, std_error=error))
+    epoch_axis(figure, results)
     batches = results["config"]["data"]["num_hessian_batches"]
     axis = f"Hessian trace (nats per weight², {batches} batches)"
-    figure.update_yaxes(title_text=axis, **axis_scale([values for _, values in drawn]))
-    return figure
-
-
-def kappa_figure(title: str, results: Results) -> go.Figure:
-    """NGD's smoothing κ (gradient²) over epochs on a log axis: colour by parameter, dash by axis."""
-    figure = empty_figure("Smoothing κ of NGD", title)
-    kappa = _optimizers(title, results).get("ngd", {}).get("kappa") or {}
-    axes = set()
-    for index, (parameter, by_axis) in enumerate(kappa.items()):
-        measured = {int(axis): _array(values) for axis, values in by_axis.items()}
-        measured = {axis: values for axis, values in measured.items() if np.isfinite(values).any()}
-        for place, (axis, values) in enumerate(sorted(measured.items())):
-            line = _parameter_line(index, values, dash=DASHES[axis % len(DASHES)])
-            line.update(hovertemplate="epoch %{x}: κ = %{y:.3g}<extra>%{meta}</extra>")
-            line.update(name=shorten(parameter, 34), legendgroup=parameter, showlegend=place == 0)
-            line.update(meta=f"{shorten(parameter, 60)}, axis {axis}")
-            figure.add_trace(line)
-        axes |= measured.keys()
-    for axis in sorted(axes):  # empty traces: the legend's key to the dashes
-        line = {"color": INK, "dash": DASHES[axis % len(DASHES)], "width": 1.5}
-        figure.add_trace(
-            go.Scatter(
-                x=[None], y=[None], mode="lines", line=line, name=f"axis {axis}", hoverinfo="skip"
-            )
-        )
-    _epoch_axis(figure, results)
-    figure.update_layout(hovermode="closest", height=_height_for(kappa))
-    figure.update_yaxes(
-        title_text="κ (gradient², mean over steps)", **axis_scale([line.y for line in figure.data])
-    )
-    return figure
-
-
-def cosine_figure(title: str, results: Results) -> go.Figure:
-    """Cosine between gradient and NGD's direction over epochs, a line a parameter."""
-    figure = empty_figure("How far NGD turns the gradient", title)
-    cosines = _optimizers(title, results).get("ngd", {}).get("cosine") or {}
-    for index, (parameter, values) in enumerate(cosines.items()):
-        if np.isfinite(_array(values)).any():
-            line = _parameter_line(index, _array(values))
-            line.update(hovertemplate="epoch %{x}: cosine %{y:.3f}<extra>%{meta}</extra>")
-            figure.add_trace(line.update(name=shorten(parameter, 34), meta=shorten(parameter, 60)))
-    _epoch_axis(figure, results)
-    figure.update_layout(hovermode="closest", height=_height_for(cosines))
-    figure.update_yaxes(title_text="cosine with the gradient (mean over steps)", range=[0, 1.05])
-    return figure
+    return figure.update_yaxes(title_text=axis, **axis_scale([values for _, values in drawn]))
 
 
 def llc_against_loss_figure(title: str, results: Results) -> go.Figure:
     """LLC with 95 % intervals against the training loss L(w*) in nats, one point an epoch."""
     figure = empty_figure("LLC against training loss", title)
-    losses, labels, swap = [], [], _swap_epoch(results)
-    for optimizer, llc in _measured(title, results, "llc"):
-        series = _optimizers(title, results)[optimizer]
+    lines, labels, swap = [], [], swap_epoch(results["config"])
+    for optimizer, llc in measured(title, results, "llc"):
+        series = optimizers_of(results, title)[optimizer]
         loss, error = _values(series, "llc_init_loss"), _values(series, "llc_std_error")
-        epochs = [e for e in range(len(llc)) if np.isfinite(llc[e]) and np.isfinite(loss[e])]
-        if not epochs:
+        epochs = np.flatnonzero(np.isfinite(llc) & np.isfinite(loss))
+        if not len(epochs):
             continue
-        shown = (
-            {epochs[-1]} if losses else {epochs[0], swap, epochs[-1]}
-        )  # the shared checkpoints are labelled once
-        line = optimizer_line(loss[epochs], llc[epochs], optimizer, std_error=error[epochs])
+        line = line_of(
+            optimizers_of(results, title),
+            optimizer,
+            loss[epochs],
+            llc[epochs],
+            std_error=error[epochs],
+        )
         line.line.width = 1
-        hover = [
-            f"epoch {e}: {h}, loss {loss[e]:.4g}"
-            for e, h in zip(epochs, line.customdata, strict=True)
+        line.customdata = [
+            f"epoch {epoch}: {hover}, loss {loss[epoch]:.4g}"
+            for epoch, hover in zip(epochs, line.customdata, strict=True)
         ]
-        figure.add_trace(line.update(customdata=hover))
-        # Above the first curve, below the second: the two often run into each other.
-        side = 1 if losses else -1
-        labels += [
-            (loss[e], llc[e], f"epoch {e}", side, optimizer_colour(optimizer))
-            for e in sorted(shown & set(epochs))
-        ]
-        losses.append(loss[epochs])
+        # The shared checkpoints are named once.
+        named = {epochs[-1]} if lines else {epochs[0], swap, epochs[-1]} & set(epochs)
+        for epoch in sorted(named):
+            whose = f"{shown_name(optimizer, 20)}, " if epoch == epochs[-1] else ""
+            text = f"{whose}epoch {epoch}"
+            labels.append(_Label(loss[epoch], llc[epoch], text, line.line.color))
+        lines.append(line)
+    figure.add_traces(lines)
     figure.update_layout(hovermode="closest")
-    scale = axis_scale(losses)
-    for x, y, text, side, colour in labels:
-        place = {
-            "x": math.log10(x) if scale.get("type") == "log" else x,
-            "y": y,
-            "ax": 0,
-            "ay": 56 * side,
-        }
-        look = {
-            "arrowcolor": colour,
-            "arrowwidth": 1,
-            "arrowhead": 0,
-            "standoff": 5,
-            "bgcolor": "rgba(255,255,255,0.8)",
-        }
-        figure.add_annotation(text=text, font={"color": colour, "size": 12}, **place, **look)
-    figure.update_xaxes(
-        title_text="training loss L(w*) (nats, mean over the training set)", **scale
-    )
-    figure.update_yaxes(title_text=llc_axis(results))
-    return figure
+    scale = axis_scale([line.x for line in lines])
+    _add_labels(figure, labels, lines, is_log=scale.get("type") == "log")
+    axis = "training loss L(w*) (nats, mean over the training set)"
+    return figure.update_xaxes(title_text=axis, **scale).update_yaxes(title_text=llc_axis(results))
+
+
+# ---- shared with the studies' own figures --------------------------------------------------------
+
+
+def measured(title: str, results: Results, key: str) -> list[tuple[str, np.ndarray]]:
+    """(optimizer, values per epoch) of those that have a value at all; NaN, drawn as a gap, where
+    not measured.
+    """
+    arrays = [
+        (name, _values(series, key)) for name, series in optimizers_of(results, title).items()
+    ]
+    return [(name, values) for name, values in arrays if np.isfinite(values).any()]
+
+
+def array(values: Sequence[float | None]) -> np.ndarray:
+    """Values as an array, NaN where there is none."""
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def shown_name(optimizer: str, length: int = 40) -> str:
+    """How Plotly may draw an optimizer's name."""
+    return shorten(label(optimizer), length)
+
+
+def line_of(
+    optimizers: Iterable[str],
+    optimizer: str,
+    x,
+    y,
+    *,
+    words: str = "",
+    dash: str = "solid",
+    std_error=None,
+) -> go.Scatter:
+    """The line of one of a run's `optimizers`, called after it and `words`; 95 % error bars."""
+    names = list(optimizers)
+    name = f"{shown_name(optimizer)}, {words}" if words else shown_name(optimizer)
+    look = {
+        "colour": optimizer_colours(names)[optimizer],
+        "symbol": optimizer_symbols(names)[optimizer],
+    }
+    return optimizer_line(x, y, optimizer, name, dash, std_error, **look)
+
+
+def epoch_axis(figure: go.Figure, results: Results) -> None:
+    """Makes the epochs of the run the x axis of every panel, with the swap marked."""
+    last = results["config"]["experiment"]["num_epochs"]
+    margin = 0.02 * last + 0.1
+    figure.update_xaxes(title_text="epoch", range=[-margin, last + margin], tickformat="d")
+    if last <= 12:
+        figure.update_xaxes(dtick=1)
+    swap = swap_epoch(results["config"])
+    if swap is not None:
+        mark_swap(figure, swap, last)
+
+
+def mark_swap(figure: go.Figure, swap_epoch: int, last: int) -> None:
+    """Marks the swap in every panel that shows something, by a line with its name above."""
+    dotted = {"color": SOFT, "width": 1.5, "dash": "dot"}
+    figure.add_vline(x=swap_epoch, row="all", col="all", line=dotted)
+    for axis in sorted({trace.xaxis or "x" for trace in figure.data}):
+        figure.add_annotation(
+            x=swap_epoch,
+            xref=axis,
+            y=1,
+            yref=f"y{axis.removeprefix('x')} domain",
+            yanchor="bottom",
+            showarrow=False,
+            xanchor="left" if swap_epoch <= last / 2 else "right",
+            text=f"swap after epoch {swap_epoch}",
+            font={"size": 12, "color": SOFT},
+        )
+
+
+# ---- lines over epochs ---------------------------------------------------------------------------
+
+
+def _epoch_line(title: str, results: Results, optimizer: str, values, **look) -> go.Scatter:
+    optimizers = optimizers_of(results, title)
+    return line_of(optimizers, optimizer, np.arange(len(values)), values, **look)
 
 
 def _beside_validation_loss(
     heading: str, title: str, results: Results, key: str, axis: str
 ) -> go.Figure:
     figure = empty_figure(heading, title, columns=2)
-    measured = _measured(title, results, key)
-    for optimizer, values in measured:
-        error = _values(_optimizers(title, results)[optimizer], f"{key}_std_error")
-        figure.add_trace(_band(values, error, optimizer), row=1, col=1)
-        figure.add_trace(_epoch_line(values, optimizer, std_error=error), row=1, col=1)
-    losses = _measured(title, results, "val_loss") if measured else []
+    drawn = measured(title, results, key)
+    for optimizer, values in drawn:
+        error = _values(optimizers_of(results, title)[optimizer], f"{key}_std_error")
+        line = _epoch_line(title, results, optimizer, values, std_error=error)
+        figure.add_trace(_band(values, error, line), row=1, col=1)
+        figure.add_trace(line, row=1, col=1)
+    losses = measured(title, results, "val_loss") if drawn else []
     for optimizer, values in losses:
-        legend = {"showlegend": optimizer not in dict(measured), "legendgroup": label(optimizer)}
-        figure.add_trace(_epoch_line(values, optimizer).update(legend), row=1, col=2)
-    _epoch_axis(figure, results)
+        line = _epoch_line(title, results, optimizer, values)
+        figure.add_trace(line.update(showlegend=optimizer not in dict(drawn)), row=1, col=2)
+    epoch_axis(figure, results)
     figure.update_yaxes(title_text=axis, col=1)
-    figure.update_yaxes(
-        title_text="validation " + LOSS_AXIS, **axis_scale([v for _, v in losses]), col=2
-    )
-    return figure
+    scale = axis_scale([values for _, values in losses])
+    return figure.update_yaxes(title_text="validation " + LOSS_AXIS, **scale, col=2)
 
 
-def _band(values: np.ndarray, std_error: np.ndarray, optimizer: str) -> go.Scatter:
+def _band(values: np.ndarray, std_error: np.ndarray, line: go.Scatter) -> go.Scatter:
     """95 % intervals as a band along the epochs measured in a row; a single epoch has its error bar
     alone.
     """
@@ -363,86 +303,86 @@ def _band(values: np.ndarray, std_error: np.ndarray, optimizer: str) -> go.Scatt
     for epochs in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
         x += [*epochs, *epochs[::-1], None]
         y += [*high[epochs], *low[epochs][::-1], None]
-    colour = optimizer_colour(optimizer)
-    band = go.Scatter(
-        x=x, y=y, mode="lines", line={"width": 0, "color": colour}, fill="toself", fillcolor=colour
+    colour = line.line.color
+    band = go.Scatter(x=x, y=y, mode="lines", fill="toself", fillcolor=colour, opacity=0.15)
+    band.update(line={"width": 0, "color": colour}, name=f"{line.name}, 95 %")
+    return band.update(hoverinfo="skip", showlegend=False, legendgroup=line.legendgroup)
+
+
+# ---- chains --------------------------------------------------------------------------------------
+
+
+class _Chains(NamedTuple):
+    """An optimizer's chains at the last epoch at which they were sampled."""
+
+    name: str  # as Plotly may draw it, with the epoch
+    colour: str
+    verdicts: list[str]  # of each chain
+    losses: np.ndarray  # (chains, draws)
+    init_loss: float  # L(w*)
+
+
+def _last_chains(title: str, results: Results, traces: Traces, optimizer: str) -> _Chains | None:
+    """None where no chain was sampled, or L(w*) is not known."""
+    series = optimizers_of(results, title)[optimizer]
+    known = dict(enumerate(_values(series, "llc_init_loss")))
+    epochs = [
+        epoch
+        for (model, name, epoch) in traces
+        if (model, name) == (title, optimizer) and np.isfinite(known.get(epoch, np.nan))
+    ]
+    if not epochs:
+        return None
+    epoch = max(epochs)
+    losses = np.asarray(traces[title, optimizer, epoch], dtype=float)
+    verdicts = [chain["verdict"] for chain in series["llc_chains"][epoch]]
+    colour = optimizer_colours(list(optimizers_of(results, title)))[optimizer]
+    return _Chains(
+        f"{shown_name(optimizer)}, epoch {epoch}", colour, verdicts, losses, known[epoch]
     )
-    return band.update(
-        name=f"{label(optimizer)}, 95 %",
-        opacity=0.15,
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=label(optimizer),
-    )
-
-
-def _epoch_line(
-    values: np.ndarray, optimizer: str, name: str = "", dash: str = "solid", std_error=None
-) -> go.Scatter:
-    return optimizer_line(np.arange(len(values)), values, optimizer, name, dash, std_error)
-
-
-def _chain_verdicts(series: Mapping, epoch: int, losses: np.ndarray) -> list[str]:
-    """The verdict of each chain; of a run from before there were any, only which ones diverged."""
-    chains = (series.get("llc_chains") or {epoch: None})[epoch]
-    if chains:
-        return [chain["verdict"] for chain in chains]
-    return ["finite" if finite else "diverged" for finite in np.isfinite(losses).all(axis=1)]
 
 
 def _add_running_means(
-    figure: go.Figure,
-    means: np.ndarray,
-    verdicts: list[str],
-    optimizer: str,
-    epoch: int,
-    limits,
-    column: int,
+    figure: go.Figure, chains: _Chains, means: np.ndarray, limits: list | None, column: int
 ) -> None:
     """Draws `means` (chains, draws); a cross marks where a chain that diverged leaves the axis
     range `limits`.
     """
     draws = means.shape[1]
     shown = np.unique(np.linspace(0, draws - 1, min(draws, MAX_POINTS)).round().astype(int))
-    group, colour = f"{label(optimizer)}, epoch {epoch}", optimizer_colour(optimizer)
-    hover = "draw %{x}: %{y:.4g}<extra>%{meta}</extra>"
-    counts = chain_counts({"verdict": verdict} for verdict in verdicts)
-    low, high = limits or (-np.inf, np.inf)
-    for chain, (values, verdict) in enumerate(zip(means, verdicts, strict=True)):
-        name = f"{group}: each chain ({counts})"
-        line = go.Scatter(x=shown + 1, y=values[shown], mode="lines", name=name, legendgroup=group)
-        line.update(
-            line={"color": colour, "width": 1, "dash": DASHES[chain % len(DASHES)]}, opacity=0.6
-        )
-        line.update(meta=f"{group}, chain {chain + 1}: {verdict}", hovertemplate=hover)
+    counts = chain_counts({"verdict": verdict} for verdict in chains.verdicts)
+    shared = {
+        "legendgroup": chains.name,
+        "hovertemplate": "draw %{x}: %{y:.4g}<extra>%{meta}</extra>",
+    }
+    for chain, (values, verdict) in enumerate(zip(means, chains.verdicts, strict=True)):
+        meta = f"{chains.name}, chain {chain + 1}: {verdict}"
+        line = go.Scatter(x=shown + 1, y=values[shown], mode="lines", opacity=0.6, meta=meta)
+        line.update(name=f"{chains.name}: each chain ({counts})", **shared)
+        dash = DASHES[chain % len(DASHES)]
+        line.update(line={"color": chains.colour, "width": 1, "dash": dash})
         figure.add_trace(line.update(showlegend=chain == 0 and column == 1), row=1, col=column)
-        inside = np.flatnonzero(np.isfinite(values) & (values >= low) & (values <= high))
-        if verdict == DIVERGED and len(inside):
-            end = inside[-1]
-            cross = go.Scatter(
-                x=[end + 1], y=[values[end]], mode="markers", name=f"{group}: a chain diverged"
-            )
-            cross.update(
-                marker={"symbol": "x", "size": 10, "color": colour},
-                meta=line.meta,
-                hovertemplate=hover,
-            )
-            first = column == 1 and DIVERGED not in verdicts[:chain]
-            figure.add_trace(cross.update(legendgroup=group, showlegend=first), row=1, col=column)
+        end = _last_inside(values, limits)
+        if verdict == DIVERGED and end is not None:
+            cross = go.Scatter(x=[end + 1], y=[values[end]], mode="markers", meta=meta)
+            cross.update(marker={"symbol": "x", "size": 10, "color": chains.colour}, **shared)
+            first = column == 1 and DIVERGED not in chains.verdicts[:chain]
+            cross.update(name=f"{chains.name}: a chain diverged", showlegend=first)
+            figure.add_trace(cross, row=1, col=column)
     finite = np.isfinite(means).all(axis=1)
     if finite.any():
         mean = means[finite].mean(axis=0)
-        line = go.Scatter(
-            x=shown + 1,
-            y=mean[shown],
-            mode="lines",
-            name=f"{group}: mean of chains",
-            legendgroup=group,
-        )
-        line.update(
-            line={"color": colour, "width": 3}, meta=f"{group}, mean of chains", hovertemplate=hover
-        )
-        figure.add_trace(line.update(showlegend=column == 1), row=1, col=column)
+        line = go.Scatter(x=shown + 1, y=mean[shown], mode="lines", showlegend=column == 1)
+        line.update(line={"color": chains.colour, "width": 3}, **shared)
+        line.update(name=f"{chains.name}: mean of chains", meta=f"{chains.name}, mean of chains")
+        figure.add_trace(line, row=1, col=column)
+
+
+def _last_inside(values: np.ndarray, limits: list | None) -> int | None:
+    """The last draw at which a chain is finite and inside the axis range."""
+    low, high = limits or (-np.inf, np.inf)
+    inside = np.flatnonzero(np.isfinite(values) & (values >= low) & (values <= high))
+    return int(inside[-1]) if len(inside) else None
 
 
 def _limits(panel: list[np.ndarray]) -> list | None:
@@ -458,71 +398,82 @@ def _limits(panel: list[np.ndarray]) -> list | None:
     return [low - margin, high + margin]
 
 
-def _height_for(parameters: Mapping) -> int:
-    """A legend of many parameters gets room of its own, so that the curves keep theirs."""
-    return min(HEIGHT + 12 * max(0, len(parameters) - 8), 2 * HEIGHT)
+# ---- labels at points of a curve -----------------------------------------------------------------
+
+PLOT = (760, 280)  # width and height of a plot (pixels), as labels are placed for it
+REACHES = (32, 50, 72)  # lengths of the line from a point to its label (pixels)
+SIDES = ((0, -1), (0, 1), (1, -0.7), (-1, 0.7), (1, 0.7), (-1, -0.7))  # up is negative
 
 
-def _parameter_line(index: int, values: np.ndarray, dash: str = "solid") -> go.Scatter:
-    colour = PARAMETER_COLOURS[index % len(PARAMETER_COLOURS)]
-    symbol = SYMBOLS[index // len(PARAMETER_COLOURS) % len(SYMBOLS)]
-    return go.Scatter(
-        x=np.arange(len(values)),
-        y=values,
-        mode="lines+markers",
-        line={"color": colour, "dash": dash, "width": 1.5},
-        marker={"color": colour, "size": 5, "symbol": symbol},
-    )
+class _Label(NamedTuple):
+    """A text at a point of a curve."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
 
 
-def _epoch_axis(figure: go.Figure, results: Results) -> None:
-    last = results["config"]["experiment"]["num_epochs"]
-    margin = 0.02 * last + 0.1
-    figure.update_xaxes(title_text="epoch", range=[-margin, last + margin], tickformat="d")
-    if last <= 12:
-        figure.update_xaxes(dtick=1)
-    swap = _swap_epoch(results)
-    if swap is None:
+def _add_labels(
+    figure: go.Figure, labels: Sequence[_Label], lines: Sequence[go.Scatter], is_log: bool
+) -> None:
+    """Writes every label where it covers least of the curves, and no other label."""
+    if not labels:
         return
-    figure.add_vline(
-        x=swap, row="all", col="all", line={"color": SOFT, "width": 1.5, "dash": "dot"}
-    )
-    for axis in {trace.xaxis or "x" for trace in figure.data}:
-        number = axis.removeprefix("x")
+    across = np.log10 if is_log else np.asarray
+    every = np.concatenate([_along(across(line.x), line) for line in lines], axis=1)
+    low = every.min(axis=1, keepdims=True)
+    span = np.maximum(every.max(axis=1, keepdims=True) - low, 1e-9)
+    points = _pixels((every - low) / span)
+    placed = []
+    for one in labels:
+        at = np.array([[across(one.x)], [one.y]])
+        (point,) = _pixels((at - low) / span).T
+        size = np.array([6.8 * len(one.text) + 8, 20])
+        offsets = [
+            reach * np.array(side) + (side[0] * size[0] / 2, 0)
+            for reach in REACHES
+            for side in SIDES
+        ]
+        costs = [_cost(point + offset, size, points, placed) for offset in offsets]
+        offset = offsets[int(np.argmin(costs))]
+        placed.append((point + offset, size))
         figure.add_annotation(
-            x=swap,
-            xref=axis,
-            y=1,
-            yref=f"y{number} domain",
-            yanchor="bottom",
-            showarrow=False,
-            xanchor="left" if swap <= last / 2 else "right",
-            text=f"swap after epoch {swap}",
-            font={"size": 12, "color": SOFT},
+            **{"x": float(across(one.x)), "y": one.y, "text": one.text},
+            **{"ax": float(offset[0]), "ay": float(offset[1])},
+            **{"arrowcolor": one.colour, "arrowwidth": 1, "arrowhead": 0, "standoff": 5},
+            font={"color": one.colour, "size": 12},
+            bgcolor="rgba(255,255,255,0.8)",
         )
 
 
-def _swap_epoch(results: Results) -> int | None:
-    experiment = results["config"]["experiment"]
-    return experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" else None
+def _along(x: np.ndarray, line: go.Scatter) -> np.ndarray:
+    """Points (2, n) all along a curve and its error bars, not only where it was measured."""
+    y = np.asarray(line.y, dtype=float)
+    error = np.nan_to_num(np.asarray(line.error_y.array, dtype=float))
+    steps = np.arange(0, len(x) - 1 + 0.1, 0.1)
+    curve = [np.interp(steps, np.arange(len(x)), values) for values in (x, y)]
+    bars = np.concatenate([y + share * error for share in (-1, -0.5, 0.5, 1)])
+    return np.concatenate([curve, [np.tile(x, 4), bars]], axis=1)
 
 
-def _optimizers(title: str, results: Results) -> Mapping:
-    return results["models"][title]["optimizers"]
+def _pixels(shares: np.ndarray) -> np.ndarray:
+    """Shares (2, points) of the axes' ranges as pixels (2, points), y downwards."""
+    return np.stack([shares[0] * PLOT[0], (1 - shares[1]) * PLOT[1]])
 
 
-def _measured(title: str, results: Results, key: str) -> list[tuple[str, np.ndarray]]:
-    """(optimizer, values per epoch) of those that have a value at all; NaN, drawn as a gap, where
-    not measured.
-    """
-    arrays = [(name, _values(series, key)) for name, series in _optimizers(title, results).items()]
-    return [(name, values) for name, values in arrays if np.isfinite(values).any()]
+def _cost(middle: np.ndarray, size: np.ndarray, points: np.ndarray, placed: list) -> float:
+    """How bad a place for a label is: what it covers, and how far it is outside of the plot."""
+    near = np.abs(points - middle[:, None]) < size[:, None] / 2 + 3
+    covered = int(near.all(axis=0).sum())
+    met = sum(bool(np.all(np.abs(middle - m) < (size + s) / 2 + 2)) for m, s in placed)
+    outside = np.maximum(0, [*(size / 2 - middle - 12), *(middle + size / 2 - PLOT - (12, 12))])
+    return covered + 50 * met + 0.5 * float(outside.sum())
+
+
+# ---- reading results -----------------------------------------------------------------------------
 
 
 def _values(series: Mapping, key: str) -> np.ndarray:
     values = series.get(key)
-    return _array(values) if values is not None else np.full(len(series["train_loss"]), np.nan)
-
-
-def _array(values) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
+    return array(values) if values is not None else np.full(len(series["train_loss"]), np.nan)

@@ -1,22 +1,22 @@
 """How do all figures look? Colours, fonts, an empty figure, a line with error bars, axes and their
-titles.
+titles, and what a figure says to a reader who does not see it.
 """
 
 import html
+import itertools
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from degeneracy.texts import Z_95
+from degeneracy.texts import Z_95, label
 
-COLOURS = {
-    "sgd": "#0072b2",
-    "ngd": "#cc3311",
-}  # blue and red that stay apart under all common colour blindness
-OTHER_COLOURS = ("#009988", "#aa4499", "#997700")  # for optimizers that a user plugs in
+# Okabe and Ito's, and Tol's: any two stay apart under protanopia, deuteranopia and tritanopia.
+COLOURS = {"sgd": "#0072b2", "ngd": "#cc3311", "adamw": "#009e73", "muon": "#332288"}
+OTHER_COLOURS = ("#cc79a7", "#663333", "#e69f00")  # for optimizers that a user plugs in
 PARAMETER_COLOURS = (
     "#332288",
     "#cc6677",
@@ -36,14 +36,35 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 INK, SOFT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 
 
-def label(optimizer: str) -> str:
-    """How a figure, table or sentence calls an optimizer; plain text."""
-    return optimizer.upper() if optimizer in COLOURS else optimizer
+def optimizer_colours(names: Sequence[str]) -> dict[str, str]:
+    """The colour of each optimizer of a run, as `#rrggbb`: a known kind has its own in every run.
+
+    The others take the colours that are left, in order. No two are alike up to seven optimizers;
+    from there on they repeat, with another of `optimizer_symbols`.
+    """
+    return {name: colour for name, (colour, _) in _looks(names).items()}
+
+
+def optimizer_symbols(names: Sequence[str]) -> dict[str, str]:
+    """The marker of each optimizer of a run: circles, and another one where a colour repeats."""
+    return {name: symbol for name, (_, symbol) in _looks(names).items()}
+
+
+def _looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """(colour, symbol) of each name."""
+    palette = [*OTHER_COLOURS, *COLOURS.values()]
+    taken = {COLOURS.get(name) for name in names}
+    free = [(colour, SYMBOLS[0]) for colour in palette if colour not in taken]
+    free += [(colour, symbol) for symbol in SYMBOLS[1:] for colour in palette]
+    others = [name for name in dict.fromkeys(names) if name not in COLOURS]
+    own = {name: (COLOURS[name], SYMBOLS[0]) for name in names if name in COLOURS}
+    looks = own | dict(zip(others, itertools.cycle(free), strict=False))
+    return {name: looks[name] for name in names}
 
 
 def optimizer_colour(optimizer: str) -> str:
-    """Blue for SGD, red for NGD, another one for any other, always the same."""
-    return COLOURS.get(optimizer) or OTHER_COLOURS[sum(optimizer.encode()) % len(OTHER_COLOURS)]
+    """The colour of an optimizer that stands alone; those of one run: `optimizer_colours`."""
+    return optimizer_colours([optimizer])[optimizer]
 
 
 def shorten(text: str, length: int) -> str:
@@ -70,7 +91,7 @@ def empty_figure(heading: str, title: str, columns: int = 1) -> go.Figure:
             ),
             "font": {"size": 17},
             **{"x": 0, "xref": "container", "xanchor": "left"},
-            **{"y": 0.97, "yref": "container", "yanchor": "top", "pad": {"l": 12}},
+            **{"y": 0.95, "yref": "container", "yanchor": "top", "pad": {"l": 12}},
         },
         height=HEIGHT,
         margin={"l": 64, "r": 20, "t": 84, "b": 40},
@@ -105,10 +126,22 @@ def empty_figure(heading: str, title: str, columns: int = 1) -> go.Figure:
 
 
 def optimizer_line(
-    x, y, optimizer: str, name: str = "", dash: str = "solid", std_error=None
+    x,
+    y,
+    optimizer: str,
+    name: str = "",
+    dash: str = "solid",
+    std_error=None,
+    *,
+    colour: str | None = None,
+    symbol: str = SYMBOLS[0],
 ) -> go.Scatter:
-    """`y` against `x` in the optimizer's colour, with 95 % error bars where `std_error` is given."""
-    colour = optimizer_colour(optimizer)
+    """`y` against `x` as the line of an optimizer, with 95 % error bars where `std_error` is given.
+
+    `colour` and `symbol` are those that `optimizer_colours` and `optimizer_symbols` give it among
+    the optimizers of its run; without them it stands alone.
+    """
+    colour = colour or optimizer_colour(optimizer)
     line = go.Scatter(
         x=x,
         y=y,
@@ -116,7 +149,7 @@ def optimizer_line(
         legendgroup=name or label(optimizer),
         mode="lines+markers",  # the markers show an epoch that was measured alone
         line={"color": colour, "dash": dash, "width": 2},
-        marker={"color": colour, "size": 6 if len(y) <= 60 else 3},
+        marker={"color": colour, "size": 6 if len(y) <= 60 else 3, "symbol": symbol},
         customdata=hover_texts(y, std_error),
         hovertemplate="%{customdata}",
     )
@@ -161,9 +194,8 @@ def axis_scale(drawn: list[np.ndarray]) -> dict:
 def llc_axis(results: Mapping) -> str:
     """Axis title of the LLC, with the settings that the number depends on."""
     sampler = results["config"]["devinterp"]
-    gamma = (
-        f", γ = {sampler['localization']:g}" if sampler["sampler"] != "sgnht" else ""
-    )  # SGNHT has none
+    has_gamma = sampler["sampler"] != "sgnht"
+    gamma = f", γ = {sampler['localization']:g}" if has_gamma else ""
     return f"LLC λ̂ (nβ = {results['nbeta']:.3g}{gamma})"
 
 
@@ -180,3 +212,31 @@ def is_watanabe_nbeta(results: Mapping) -> bool:
     """Whether nβ is n/ln n, where n · mean sampled loss is WBIC (Watanabe 2013)."""
     n = results["train_size"]
     return math.isclose(results["nbeta"], n / math.log(n), rel_tol=1e-3)
+
+
+def alt_text(figure: go.Figure) -> str:
+    """What a figure shows, in words: its title, its axes, and the names in its legend."""
+    layout = figure.layout
+    axes = [*figure.select_xaxes(), *figure.select_yaxes()]
+    bars = [layout.coloraxis.colorbar, *(t.colorbar for t in figure.select_traces("heatmap"))]
+    named = [trace.name for trace in figure.data if trace.showlegend is not False]
+    parts = [
+        _plain(layout.title.text) or "Figure without a title",
+        *_listed("axes", [axis.title.text for axis in axes]),
+        *_listed("colour", [bar.title.text for bar in bars]),
+        *_listed("shown", named),
+    ]
+    return ". ".join(parts) + "."
+
+
+def _listed(what: str, texts: Sequence[str | None]) -> list[str]:
+    """One part of an alternative text, each of its texts once; none where there is no text."""
+    words = [word for word in dict.fromkeys(map(_plain, texts)) if word]
+    return [f"{what}: {'; '.join(words)}"] if words else []
+
+
+def _plain(text: str | None) -> str:
+    """A text as Plotly draws it, without its tags, on one line."""
+    text = re.sub(r"<br ?/?>", ", ", text or "")
+    text = re.sub(r"</?(?:b|i|em|s|u|a|sub|sup|span|strong)(?: [^<>]*)?>", "", text)
+    return re.sub(r"[\s,]*,\s", ", ", " ".join(html.unescape(text).split())).strip(" ,")

@@ -1,18 +1,17 @@
-"""What does `results.json` hold? Its keys, which optimizers share a checkpoint, and how a finding
-is put in.
+"""What does a run's `results.json` hold? Its series, and which optimizers share a checkpoint.
 
 Functions on the plain dict that is written as JSON. Every series is a list indexed by epoch, None
 where not measured.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from degeneracy.llc.statistics import FALLING, RISING, LLCEstimate
 from degeneracy.runs.store import Point
+from degeneracy.texts import number
 
-OPTIMIZERS = ("sgd", "ngd")
 RECORD_SERIES = (
     "train_loss",
     "val_loss",
@@ -33,111 +32,140 @@ LLC_SERIES = {  # name in results.json → attribute of `LLCEstimate`
     "wbic_std_error": "wbic_std_error",
 }
 CHAIN_COUNTS = ("num_diverged_chains", "num_unsettled_chains")
-HESSIAN_SERIES = {
-    "hessian_trace": "trace",
-    "hessian_trace_std_error": "std_error",
-}  # → `HessianTrace`
+HESSIAN_SERIES = {"hessian_trace": "trace", "hessian_trace_std_error": "std_error"}
 SERIES = (*RECORD_SERIES, *LLC_SERIES, *CHAIN_COUNTS, *HESSIAN_SERIES)  # one number an epoch
 CHAIN_SERIES = ("llc_chains",)  # a list an epoch, an entry a chain
 
 
-def new_results(config: dict[str, Any], nbeta: float, train_size: int) -> dict[str, Any]:
-    """The results of a run that has not begun."""
-    return {
-        "status": "running",
-        "config": config,
-        "environment": {},
-        "timing_s": {"train": 0.0, "llc": 0.0, "hessian": 0.0, "total": 0.0},
-        "nbeta": nbeta,
-        "train_size": train_size,
-        "models": {},
-    }
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def optimizers(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """The optimizers compared, in the order of their training; the first is the baseline."""
+    return tuple(results["optimizers"])
+
+
+def parting_epoch(config: Mapping[str, Any]) -> int:
+    """The epoch whose checkpoint all share: the cut-off of a swap, else the initial weights."""
+    return swap_epoch(config) or 0
+
+
+def swap_epoch(config: Mapping[str, Any]) -> int | None:
+    """The epoch after which the optimizers of a swap part; None of any other run."""
+    experiment = config["experiment"]
+    return experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" else None
+
+
+def optimizers_of(results: Mapping[str, Any], title: str) -> dict[str, dict[str, Any]]:
+    """Optimizer → series of a model."""
+    return results["models"][title]["optimizers"]
+
+
+def series_of(results: Mapping[str, Any], point: Point) -> dict[str, Any]:
+    """The series of the optimizer that `point` belongs to."""
+    return optimizers_of(results, point.title)[point.optimizer]
+
+
+def at(series: Mapping[str, Sequence], key: str, epoch: int) -> float | None:
+    """The finite value of `series[key]` at `epoch`, or None."""
+    values = series.get(key) or ()
+    return number(values[epoch]) if epoch < len(values) else None
+
+
+def points_to_measure(results: Mapping[str, Any], title: str) -> Iterator[Point]:
+    """Checkpoints that the config wants measured and training reached; shared ones once."""
+    experiment = results["config"]["experiment"]
+    wanted, last = experiment["measure_epochs"], experiment["num_epochs"]
+    named = {"all": range(last + 1), "final": [last]}
+    names = optimizers(results)
+    for epoch in named[wanted] if isinstance(wanted, str) else sorted(wanted):
+        for name in names[:1] if epoch == parting_epoch(results["config"]) else names:
+            point = Point(title, name, epoch)
+            if series_of(results, point)["val_loss"][epoch] is not None:
+                yield point
+
+
+# ---- putting in ----------------------------------------------------------------------------------
 
 
 def add_model(results: dict[str, Any], title: str, num_parameters: int) -> None:
     """Makes room for a model; what is there already stays."""
-    model = results["models"].setdefault(
-        title, {"num_parameters": num_parameters, "optimizers": {}}
-    )
-    for name in optimizers(results["config"]):
+    fresh = {"num_parameters": num_parameters, "optimizers": {}}
+    model = results["models"].setdefault(title, fresh)
+    for name in optimizers(results):
         series = model["optimizers"].setdefault(
             name, {"kappa": {}, "cosine": {}, "diverged_epoch": None}
         )
         for key in (*SERIES, *CHAIN_SERIES):
-            series.setdefault(key, [None] * (results["config"]["experiment"]["num_epochs"] + 1))
+            series.setdefault(key, unmeasured(results))
 
 
-def optimizers(config: dict[str, Any]) -> tuple[str, ...]:
-    """The optimizers that a config trains, in the order in which they are trained."""
-    chosen = config["experiment"]["optimizer"]
-    return OPTIMIZERS if chosen == "both" else (chosen,)
+def unmeasured(results: Mapping[str, Any]) -> list[None]:
+    """A series of which nothing is known."""
+    return [None] * (results["config"]["experiment"]["num_epochs"] + 1)
 
 
-def parting_epoch(config: dict[str, Any]) -> int:
-    """The epoch whose checkpoint all optimizers share: the cut-off of a swap, else the initial
-    weights.
-    """
-    experiment = config["experiment"]
-    return experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" else 0
-
-
-def series_of(results: dict[str, Any], point: Point) -> dict[str, Any]:
-    """The series of the optimizer that `point` belongs to."""
-    return results["models"][point.title]["optimizers"][point.optimizer]
-
-
-def put_findings(results: dict[str, Any], point: Point, findings: dict[str, Any]) -> None:
-    """Puts values into every series that shows `point`'s checkpoint: all optimizers' where it is
-    the shared one.
-    """
+def put_findings(results: dict[str, Any], point: Point, findings: Mapping[str, Any]) -> None:
+    """Puts values into every series that shows `point`'s checkpoint: all that share it."""
     shared = point.epoch == parting_epoch(results["config"])
-    for name in optimizers(results["config"]) if shared else (point.optimizer,):
+    for name in optimizers(results) if shared else (point.optimizer,):
         series = series_of(results, point._replace(optimizer=name))
         for key, value in findings.items():
-            series[key][point.epoch] = value
+            series.setdefault(key, unmeasured(results))[point.epoch] = value
 
 
-def put_record(results: dict[str, Any], point: Point, record: dict[str, Any]) -> None:
+def check_logged(optimizer: str, logged: Mapping[str, Any]) -> None:
+    """Raises ValueError where what an optimizer logs is called like a series of the run."""
+    reserved = {*SERIES, *CHAIN_SERIES, "diverged_epoch"} & logged.keys()
+    flat = [name for name in ("kappa", "cosine") if name in logged.keys() - reserved]
+    flat = [name for name in flat if not isinstance(logged[name], Mapping)]
+    if reserved or flat:
+        names = ", ".join(sorted([*reserved, *flat]))
+        raise ValueError(
+            f"optimizer {optimizer!r} logs {names}; allowed: names that are no series of a run, and"
+            " kappa and cosine by parameter"
+        )
+
+
+def put_record(results: dict[str, Any], point: Point, record: Mapping[str, Any]) -> None:
     """Puts what was recorded of an epoch of training (`training.EpochRecord` as a dict)."""
     put_findings(results, point, {key: record[key] for key in RECORD_SERIES})
     series = series_of(results, point)
     if record["diverged"]:
         series["diverged_epoch"] = point.epoch
-    unmeasured = [None] * len(series["train_loss"])
-    for parameter, axes in record["kappa"].items():
-        for axis, kappa in axes.items():
-            series["kappa"].setdefault(parameter, {}).setdefault(axis, [*unmeasured])[
-                point.epoch
-            ] = kappa
-    for parameter, cosine in record["cosine"].items():
-        series["cosine"].setdefault(parameter, [*unmeasured])[point.epoch] = cosine
+    _put_logged(series, record["logged"], point.epoch, unmeasured(results))
 
 
-def put_llc(results: dict[str, Any], point: Point, estimate: LLCEstimate) -> None:
-    """Puts the LLC of a checkpoint, with what each chain found."""
-    findings = {key: getattr(estimate, attribute) for key, attribute in LLC_SERIES.items()}
+def _put_logged(into: dict[str, Any], logged: Mapping[str, Any], epoch: int, empty: list) -> None:
+    """Nested means of an epoch into nested series."""
+    for name, value in logged.items():
+        if isinstance(value, Mapping):
+            _put_logged(into.setdefault(name, {}), value, epoch, empty)
+        else:
+            into.setdefault(name, [*empty])[epoch] = value
+
+
+# ---- what was found, as JSON ---------------------------------------------------------------------
+
+
+def llc_findings(estimate: LLCEstimate) -> dict[str, Any]:
+    """The LLC of a checkpoint as entries of its series, with what each chain found."""
     chains = _chains(estimate)
-    findings |= {
+    return {
+        **{key: getattr(estimate, attribute) for key, attribute in LLC_SERIES.items()},
         "num_diverged_chains": int(estimate.diverged.sum()),
         "num_unsettled_chains": sum(chain["verdict"] in (RISING, FALLING) for chain in chains),
         "llc_chains": chains,
     }
-    put_findings(results, point, findings)
 
 
-def put_hessian_trace(results: dict[str, Any], point: Point, estimate) -> None:
-    """Puts a `curvature.trace.HessianTrace`."""
-    put_findings(
-        results,
-        point,
-        {key: getattr(estimate, attribute) for key, attribute in HESSIAN_SERIES.items()},
-    )
+def hessian_findings(estimate) -> dict[str, Any]:
+    """A `curvature.trace.HessianTrace` as entries of its series."""
+    return {key: getattr(estimate, attribute) for key, attribute in HESSIAN_SERIES.items()}
 
 
 def finding(estimate: LLCEstimate) -> dict[str, Any]:
-    """An LLC estimate outside the series over epochs, as JSON: its numbers and what each chain
-    found.
-    """
+    """An LLC estimate outside the series over epochs: its numbers and what each chain found."""
     return {
         "llc": estimate.llc,
         "std_error": estimate.std_error,
@@ -156,98 +184,3 @@ def _chains(estimate: LLCEstimate) -> list[dict[str, Any]]:
         {"llc": llc, "verdict": verdict}
         for llc, verdict in zip(llcs, estimate.chain_verdicts, strict=True)
     ]
-
-
-def open_grid(
-    results: dict[str, Any], title: str, max_curvature: float, epochs: dict[str, int]
-) -> None:
-    """Makes room for a model's LLCs on the grid of γ × nβ; a grid that is there already stays.
-
-    Args:
-        max_curvature: h_max in the grid's ε = 0.2/(nβ h_max + γ).
-        epochs: Optimizer → epoch of the checkpoint that is sampled.
-    """
-    model = results["models"][title]
-    if not model.get("llc_grid"):
-        model["llc_grid"] = {"max_curvature": max_curvature, "epochs": dict(epochs), "cells": []}
-
-
-def grid_cell(
-    results: dict[str, Any], title: str, localization: float, nbeta_setting: str | float
-) -> dict[str, Any] | None:
-    """The cell of a model's grid at (γ, nβ), None where it has not been measured."""
-    grid = results["models"][title].get("llc_grid") or {"cells": []}
-    asked = (localization, nbeta_setting)
-    return next(
-        (cell for cell in grid["cells"] if (cell["localization"], cell["nbeta_setting"]) == asked),
-        None,
-    )
-
-
-def put_grid_cell(results: dict[str, Any], title: str, names: Sequence[str], cell) -> None:
-    """Puts a measured cell, an `llc.grid.GridCell` whose estimates are of the optimizers `names`,
-    in that order.
-
-    It replaces a cell of the same γ and nβ. Cells stand in the order in which they were measured.
-    """
-    there = grid_cell(results, title, cell.localization, cell.nbeta_setting)
-    cells = results["models"][title]["llc_grid"]["cells"]
-    findings = {name: finding(one) for name, one in zip(names, cell.estimates, strict=True)}
-    settings = {
-        key: getattr(cell, key) for key in ("localization", "nbeta", "nbeta_setting", "sampler_lr")
-    }
-    if there is not None:
-        cells.remove(there)
-    cells.append({**settings, "optimizers": findings})
-
-
-def rescaled_finding(
-    results: dict[str, Any], title: str, optimizer: str, factor: float
-) -> dict[str, Any] | None:
-    """What was found with the model's first layer times `factor`, None where it has not been
-    measured.
-    """
-    rescaling = results["models"][title].get("rescaling") or {"optimizers": {}}
-    found = rescaling["optimizers"].get(optimizer, ())
-    return next((entry for entry in found if entry["factor"] == factor), None)
-
-
-def put_rescaled(
-    results: dict[str, Any],
-    title: str,
-    layers: tuple[str, str],
-    optimizer: str,
-    factor: float,
-    estimate: LLCEstimate,
-) -> None:
-    """Puts the LLC of an optimizer's final weights with `layers[0]` times `factor` and `layers[1]`
-    divided by it.
-
-    It replaces one of the same factor; factors stand in ascending order.
-    """
-    model = results["models"][title]
-    rescaling = model.get("rescaling") or {"layers": list(layers), "optimizers": {}}
-    model["rescaling"] = rescaling
-    others = [
-        entry for entry in rescaling["optimizers"].get(optimizer, ()) if entry["factor"] != factor
-    ]
-    entry = {"factor": factor, **finding(estimate)}
-    rescaling["optimizers"][optimizer] = sorted([*others, entry], key=lambda entry: entry["factor"])
-
-
-def points_to_measure(results: dict[str, Any], title: str) -> Iterator[Point]:
-    """The checkpoints that the config wants measured and training reached, by epoch, a shared one
-    once.
-    """
-    experiment = results["config"]["experiment"]
-    wanted, last = experiment["measure_epochs"], experiment["num_epochs"]
-    names = optimizers(results["config"])
-    for epoch in (
-        {"all": range(last + 1), "final": [last]}[wanted]
-        if isinstance(wanted, str)
-        else sorted(wanted)
-    ):
-        for name in names[:1] if epoch == parting_epoch(results["config"]) else names:
-            point = Point(title, name, epoch)
-            if series_of(results, point)["val_loss"][epoch] is not None:
-                yield point

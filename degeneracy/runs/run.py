@@ -1,57 +1,134 @@
-"""What is an experiment under way? A config, its data and models, and the run directory with what
-was found so far.
-"""
+"""What is an experiment under way? Config, data, models, optimizers, and what was found."""
 
-import hashlib
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from degeneracy.device import chosen_device
+from degeneracy.data.images import DataSplits, TensorData, load_data
 from degeneracy.llc.checks import refuse_random_forward
 from degeneracy.llc.estimate import resolve_nbeta
 from degeneracy.models.networks import DLNN, FFNN, LeNet5, num_parameters
-from degeneracy.report.page import write_report
-from degeneracy.runs.config import Config
-from degeneracy.runs.results import add_model, new_results
-from degeneracy.runs.store import Point, RunStore, RunStoreError, finite
-from ngd import NGD
-from utils_general import DataSplits, load_data
-
-PROJECT = Path(__file__).parent  # what the config's relative paths are relative to
-RUNS = PROJECT / "experiments" / "ngd_sgd"
-PACKAGES = ("torch", "devinterp", "numpy", "plotly")
+from degeneracy.optimizers.kinds import KINDS
+from degeneracy.runs.config import Config, check_optimizer_names
+from degeneracy.runs.results import add_model
+from degeneracy.runs.store import Point, RunStore, RunStoreError
+from degeneracy.runs.work import PROJECT, Work, new_results, note_environment
+from degeneracy.stepper import Stepper, description
+from degeneracy.training import as_stepper, packed_weights
 
 ModelFactories = Mapping[str, Callable[[], nn.Module]]
-OptimizerFactory = Callable[[str, nn.Module, bool], torch.optim.Optimizer]
+OptimizerFactory = Callable[[nn.Module], "torch.optim.Optimizer | Stepper"]
+
+PUBLISHED = ("sgd", "ngd")  # whose identities are those of earlier versions
+APART = 2**24  # between the identities of other optimizers' checkpoints
 
 
 @dataclass
-class Run:
-    """An experiment under way: what it works with and what it has found so far."""
+class Run(Work):
+    """An experiment under way.
 
-    config: Config
-    store: RunStore
-    data: DataSplits
-    device: torch.device
-    models: ModelFactories
-    make_optimizer: OptimizerFactory
-    results: dict[str, Any]
-    traces: dict[Point, np.ndarray] = field(default_factory=dict)
-    write_report: Callable[[Mapping, Mapping, Path], Path] = (
-        write_report  # of results and traces, to a file
-    )
+    Attributes:
+        data: `.train` and `.test`, on the device.
+        models: Title → a function that builds the untrained model.
+        optimizers: Name → a function of (model, whether it trains after a swap), in order.
+        unwritten: Whether there are traces that `traces.npz` does not have.
+    """
+
+    data: DataSplits | None = None
+    models: ModelFactories = field(default_factory=dict)
+    optimizers: Mapping[str, Callable[[nn.Module, bool], Stepper]] = field(default_factory=dict)
+    unwritten: bool = False
+
+    @property
+    def config(self) -> Config:
+        """The settings, by the name that they have in a run."""
+        return self.settings
+
+    def keep_trace(self, point: Point, trace: Float[np.ndarray, "chains draws"]) -> None:
+        """Keeps the losses sampled at a point; `write` writes them."""
+        self.traces[point] = trace
+        self.unwritten = True
+
+    def write(self) -> None:
+        """Writes results, and traces before them: what results name is there."""
+        if self.unwritten:
+            self.store.write_traces(self.traces)
+            self.unwritten = False
+        super().write()
+
+
+def new_run(
+    study: Any,
+    config: Config,
+    out: Path,
+    device: torch.device,
+    *,
+    models: ModelFactories | None = None,
+    optimizers: Mapping[str, OptimizerFactory] | None = None,
+    data: DataSplits | None = None,
+) -> Run:
+    """Loads the data and opens the run directory, with all that an earlier call left there.
+
+    Args:
+        study: The `study.Study` of which this is a run.
+        config: Its checked config.
+        out: The run directory.
+        device: Where tensors live.
+        models: Title → factory, in place of the config's models.
+        optimizers: Name → factory of an optimizer over a model's parameters, in place of the
+            config's optimizers; the first is the baseline.
+        data: In place of the config's data set.
+
+    Raises:
+        ValueError: Names that are not allowed, a swap with fewer than two optimizers, or a model
+            whose forward pass is random or keeps batch statistics.
+        data.files.DataError: The data set cannot be had.
+        runs.store.RunStoreError: The directory cannot be used, or holds another run.
+    """
+    steppers = _steppers(config, optimizers)
+    root = PROJECT / Path(config.data.root).expanduser()
+    data = data or load_data(config.data.dataset, root, device)
+    in_shape = tuple(data.train.inputs.shape[1:])
+    num_classes = int(data.train.labels.max()) + 1
+    models = models or model_factories(config, in_shape, num_classes)
+    settings = config.model_dump(mode="json")
+    store = RunStore(out, {"study": study.name, **settings})
+    try:
+        results = store.read_results() or {
+            **new_results(study.name, settings, study.parts),
+            "nbeta": resolve_nbeta(
+                config.devinterp.nbeta, config.data.batch_size, len(data.train.labels)
+            ),
+            "train_size": len(data.train.labels),
+            "optimizers": list(steppers),
+            "models": {},
+        }
+        _refuse_other("optimizers", results["optimizers"], steppers, store)
+        if results["models"]:
+            _refuse_other("models", results["models"], models, store)
+        for title, factory in models.items():
+            model = factory()
+            refuse_random_forward(model)
+            add_model(results, title, num_parameters(model))
+        given = {} if optimizers is None else steppers
+        own = {name: description(make(model, False)) for name, make in given.items()}
+        _note_own(results, own, store)
+        note_environment(results, device)
+        run = Run(study, config, store, device, results, None, {}, data, models, steppers)
+        run.traces = store.read_traces()
+    except BaseException:
+        store.close()
+        raise
+    return run
 
 
 def model_factories(
@@ -60,10 +137,8 @@ def model_factories(
     """Published title → a function that builds the untrained model, for every model of `config`."""
     experiment = config.experiment
     if experiment.model_type == "cnn":
-        makers = [
-            partial(LeNet5, layers, in_shape, num_classes)
-            for layers in experiment.hidden_conv_layers
-        ]
+        layers = experiment.hidden_conv_layers
+        makers = [partial(LeNet5, count, in_shape, num_classes) for count in layers]
     else:
         kind = {"ffnn": FFNN, "dlnn": DLNN}[experiment.model_type]
         sizes = zip(experiment.hidden_nodes, experiment.hidden_layers, strict=True)
@@ -71,153 +146,105 @@ def model_factories(
     return {make().title: make for make in makers}
 
 
-def config_optimizer(
-    config: Config, name: str, model: nn.Module, after_swap: bool
-) -> torch.optim.Optimizer:
-    """The config's optimizer called `name`, `"sgd"` or `"ngd"`; `after_swap` gives SGD its rate
-    after the swap.
-    """
-    e = config.experiment
-    shared = {"momentum": e.momentum, "nesterov": e.nesterov}
-    if name == "sgd":
-        lr = e.sgd_swap_lr if after_swap and e.sgd_swap_lr is not None else e.sgd_lr
-        return torch.optim.SGD(model.parameters(), lr=lr, **shared)
-    how = {
-        "alpha": e.alpha,
-        "eta": e.eta,
-        "epsilon": e.epsilon,
-        "delta": e.delta,
-        "arithmetic": e.ngd_arithmetic,
-    }
-    return NGD(model.parameters(), lr=e.ngd_lr, **shared, **how)
+def config_optimizer(config: Config, name: str, model: nn.Module, after_swap: bool) -> Stepper:
+    """The config's optimizer called `name` over the parameters of `model`."""
+    kind = KINDS[config.optimizer_kind(name)]
+    return kind.build(model, cross_entropy, config.optimizer_settings(name, after_swap))
 
 
-def default_directory(config: Config) -> Path:
-    """`experiments/ngd_sgd/<run>`, one for each config: the same config finds its run again."""
-    e = config.experiment
-    digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
-    return RUNS / f"{config.data.dataset}-{e.model_type}-{e.experiment_type}-seed{e.seed}-{digest}"
+def weights_at(run: Run, point: Point) -> dict[str, Tensor]:
+    """The state dict of a checkpoint that training reached, on the CPU."""
+    return packed_weights(run.store.load_checkpoint(point).tensors)
 
 
-def open_run(
-    config: Config,
-    out: str | Path | None = None,
-    device: str = "auto",
-    models: ModelFactories | None = None,
-    make_optimizer: OptimizerFactory | None = None,
-    data: DataSplits | None = None,
-) -> Run:
-    """Loads the data and opens the run directory, with all that an earlier start left there.
-
-    Args:
-        config: From `load_config`.
-        out: Run directory; None for `default_directory(config)`. It knows the config, not your
-            code: after changing a model or an optimizer of your own, name another.
-        device: `"cpu"`, `"cuda"` or `"auto"` (CUDA where there is one).
-        models: Title → function that builds a model of your own, in place of the config's.
-        make_optimizer: Function of (`"sgd"` or `"ngd"`, model, after_swap) that makes an optimizer
-            of your own in place of the config's. A restart brings back its `state`, not what it
-            keeps in its parameter groups.
-        data: Images and labels of your own on that device, in place of the config's data set.
+def load_weights(run: Run, model: nn.Module, point: Point) -> None:
+    """Gives the model the weights of a checkpoint that training reached.
 
     Raises:
-        ValueError: `models`, `make_optimizer` or `data` without `out`: the config no longer tells
-            such runs apart. Or a model with dropout or batch statistics, whose LLC is not defined.
-        DeviceError: CUDA was asked for and there is none.
-        data.files.DataError: The data set cannot be had.
-        runs.store.RunStoreError: The directory cannot be used, or holds a run with another config.
+        runs.store.RunStoreError: They are another model's.
     """
-    if out is None and any(given is not None for given in (models, make_optimizer, data)):
+    try:
+        model.load_state_dict(weights_at(run, point))
+    except RuntimeError as error:
+        path = run.store.checkpoint_path(point)
+        raise RunStoreError(
+            f"{path} does not fit {point.title} ({error}); remove it, then that epoch is trained"
+            " again"
+        ) from None
+
+
+def final_weights(run: Run, title: str, optimizer: str) -> dict[str, Tensor]:
+    """The state dict that an optimizer's training ended with, on the CPU.
+
+    Raises:
+        ValueError: Training has not reached the last epoch, or diverged before.
+    """
+    point = Point(title, optimizer, run.config.experiment.num_epochs)
+    checkpoint = run.store.load_checkpoint(point)
+    if checkpoint is None or checkpoint.record["diverged"]:
         raise ValueError(
-            "models, optimizers or data of your own need a run directory of their own: pass out="
+            f"{title} {optimizer} epoch {point.epoch}: training has not come that far, or diverged;"
+            " there are no weights"
         )
-    device = chosen_device(device)
-    data = data or load_data(
-        config.data.dataset, PROJECT / Path(config.data.root).expanduser(), device
-    )
-    in_shape, num_classes = tuple(data.train.inputs.shape[1:]), int(data.train.labels.max()) + 1
-    models = models or model_factories(config, in_shape, num_classes)
-    settings = config.model_dump(mode="json")
-    store = RunStore(default_directory(config) if out is None else out, settings)
-    try:
-        num_samples = len(data.train.labels)
-        nbeta = resolve_nbeta(config.devinterp.nbeta, config.data.batch_size, num_samples)
-        results = store.read_results() or new_results(settings, nbeta, num_samples)
-        for title, factory in models.items():
-            model = factory()
-            refuse_random_forward(model)
-            add_model(results, title, num_parameters(model))
-        if unknown := results["models"].keys() - models.keys():
-            raise RunStoreError(
-                f"{store.directory} holds a run of other models ({', '.join(unknown)}); name"
-                " another one"
-            )
-        _note_environment(results, device)
-        run = Run(
-            config,
-            store,
-            data,
-            device,
-            models,
-            make_optimizer or partial(config_optimizer, config),
-            results,
-        )
-        run.traces = store.read_traces()
-    except BaseException:
-        store.close()
-        raise
-    return run
+    return packed_weights(checkpoint.tensors)
 
 
-@contextmanager
-def timed(run: Run, phase: str) -> Iterator[Callable[[], None]]:
-    """Gives a function that writes the results with the seconds spent so far; it is also called on
-    the way out.
+def curvature_images(run: Run) -> TensorData:
+    """Training images on which curvature is measured, the same for every checkpoint."""
+    data = run.config.data
+    generator = torch.Generator().manual_seed(run.config.devinterp.seed)
+    chosen = torch.randperm(len(run.data.train.labels), generator=generator)
+    chosen = chosen[: data.num_hessian_batches * data.batch_size].to(run.device)
+    return TensorData(run.data.train.inputs[chosen], run.data.train.labels[chosen])
+
+
+def identity(point: Point) -> int:
+    """Number that tells a checkpoint's random numbers from those of the model's others.
+
+    It hangs on the optimizer's name and the epoch alone, not on which others there are.
     """
-    timing = run.results["timing_s"]
-    since = time.perf_counter()
-
-    def tick() -> None:
-        nonlocal since
-        now = time.perf_counter()
-        timing[phase] += now - since
-        timing["total"] += now - since
-        since = now
-        run.store.write_results(run.results)
-
-    try:
-        yield tick
-    finally:
-        tick()
+    if point.optimizer in PUBLISHED:
+        return len(PUBLISHED) * point.epoch + PUBLISHED.index(point.optimizer)
+    return APART * (1 + zlib.crc32(point.optimizer.encode())) + point.epoch
 
 
-def _note_environment(results: dict[str, Any], device: torch.device) -> None:
-    """Records what the run is computed with; of one that goes on with something else, the first and
-    the latest.
+def _steppers(
+    config: Config, optimizers: Mapping[str, OptimizerFactory] | None
+) -> dict[str, Callable[[nn.Module, bool], Stepper]]:
+    if optimizers is None:
+        return {name: partial(config_optimizer, config, name) for name in config.optimizer_names}
+    check_optimizer_names(list(optimizers), config.experiment.experiment_type)
+    return {name: partial(_own, factory) for name, factory in optimizers.items()}
+
+
+def _note_own(results: dict[str, Any], own: dict[str, str], store: RunStore) -> None:
+    """Records what optimizers came from Python, none or all, which no config tells.
+
+    Raises:
+        runs.store.RunStoreError: The run began with others.
     """
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
-    now = {**versions, "device": f"{device} ({name})", "threads": torch.get_num_threads()}
-    changed = {
-        key: value for key, value in now.items() if results["environment"].get(key, value) != value
-    }
-    if results["status"] == "running" and changed:
-        tqdm.write(
-            f"this run began with another environment and may not repeat bit for bit: now {changed}"
+    there = results.setdefault("own_optimizers", own)
+    said = "as the config says"
+    if changed := [
+        f"{name}: {there.get(name, said)} there, {own.get(name, said)} now"
+        for name in results["optimizers"]
+        if there.get(name) != own.get(name)
+    ]:
+        raise RunStoreError(
+            f"{store.directory} holds a run with other optimizers ({'; '.join(changed)}); name"
+            " another one"
         )
-        results["environment"] |= {f"{key}, later": value for key, value in changed.items()}
-    results["environment"] = now | results["environment"]
 
 
-def write_page(run: Run) -> Path:
-    """Writes the report as far as the run has come."""
-    return run.write_report(finite(run.results), run.traces, run.store.directory / "report.html")
+def _own(factory: OptimizerFactory, model: nn.Module, after_swap: bool) -> Stepper:
+    """What a user's factory makes; it is not told of the swap."""
+    return as_stepper(model, factory(model), cross_entropy)
+
+
+def _refuse_other(what: str, there: Iterable[str], now: Iterable[str], store: RunStore) -> None:
+    there, now = list(there), list(now)
+    if there != now:
+        raise RunStoreError(
+            f"{store.directory} holds a run of other {what} ({', '.join(there)} there,"
+            f" {', '.join(now)} now); name another one"
+        )

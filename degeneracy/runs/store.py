@@ -27,9 +27,9 @@ from torch import Tensor
 
 from degeneracy.files import PARTIAL, write_atomically
 
-_OPEN: weakref.WeakValueDictionary = (
-    weakref.WeakValueDictionary()
-)  # directory → this process's open `RunStore`
+FORMAT = 2  # of a run directory, in `results.json`; 1 had no number
+# directory → this process's open `RunStore`
+_OPEN: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
 class RunStoreError(RuntimeError):
@@ -37,9 +37,7 @@ class RunStoreError(RuntimeError):
 
 
 class Checkpoint(NamedTuple):
-    """One epoch's end: what a restart needs (`tensors`) and what was recorded (`record`, plain
-    JSON).
-    """
+    """One epoch's end: what a restart needs (`tensors`), what was recorded (`record`, as JSON)."""
 
     tensors: dict[str, Tensor]
     record: dict[str, Any]
@@ -59,11 +57,13 @@ class Point(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        slug = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
-        # Titles that differ in other characters only would share a slug; the digest keeps them
-        # apart.
-        digest = hashlib.sha256(self.title.encode()).hexdigest()[:6]
-        return f"{slug}-{digest}-{self.optimizer}-{self.epoch:04d}.safetensors"
+        """`<title>-<optimizer>-<epoch>.safetensors`, as far as file systems allow."""
+        # Names that differ in other characters only would share a slug; a digest keeps them apart.
+        title = f"{_slug(self.title)}-{hashlib.sha256(self.title.encode()).hexdigest()[:6]}"
+        optimizer = _slug(self.optimizer)
+        if optimizer != self.optimizer:
+            optimizer += f"-{hashlib.sha256(self.optimizer.encode()).hexdigest()[:6]}"
+        return f"{title}-{optimizer}-{self.epoch:04d}.safetensors"
 
 
 class RunStore:
@@ -83,9 +83,9 @@ class RunStore:
                 raise RunStoreError(
                     f"{self.directory} is neither empty nor a run directory; name another one"
                 )
-            self._check_config(
-                config
-            )  # before the lock: a store that is refused takes nothing from another
+            # Before the lock: a store that is refused takes nothing from another.
+            self._check_format(config)
+            self._check_config(config)
             self._lock = self._claim()
         except OSError as error:
             raise RunStoreError(
@@ -100,7 +100,7 @@ class RunStore:
             write_atomically(self.directory / "config.json", json.dumps(config, indent=2).encode())
 
     def _claim(self) -> IO:
-        """Takes the directory for this store; the lock goes when the process ends, however it ends."""
+        """Takes the directory; the lock goes when the process ends, however it ends."""
         if (earlier := _OPEN.get(self.directory.resolve())) is not None:
             earlier.close()  # a notebook that opens its run again
         lock = open(self.directory / ".lock", "w")  # noqa: SIM115 – held until the store is closed
@@ -122,6 +122,16 @@ class RunStore:
     def close(self) -> None:
         """Gives the directory free for another process."""
         self._lock.close()
+
+    def _check_format(self, config: dict[str, Any]) -> None:
+        """Refuses what an earlier version wrote: it named no study in `config.json`."""
+        path, results = self.directory / "config.json", self.directory / "results.json"
+        earlier = path.exists() and "study" in config.keys() - _read_json(path).keys()
+        if earlier or (results.exists() and _read_json(results).get("format", 1) != FORMAT):
+            raise RunStoreError(
+                f"{self.directory} holds a run of another format, which another version of this"
+                f" project wrote; this one reads and writes format {FORMAT}: name another directory"
+            )
 
     def _check_config(self, config: dict[str, Any]) -> None:
         path = self.directory / "config.json"
@@ -171,7 +181,8 @@ class RunStore:
                 metadata = json.loads(file.metadata()["checkpoint"])
                 # Each in memory of its own: inside the file they lie at any address, and how MKL
                 # rounds a product may depend on its operands' alignment.
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 – not a dict
+                names = file.keys()
+                tensors = {name: file.get_tensor(name).clone() for name in names}
             if _digest(tensors, metadata["record"]) == metadata["sha256"]:
                 return Checkpoint(tensors, json.loads(metadata["record"]))
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError):
@@ -213,6 +224,10 @@ class RunStore:
         write_atomically(self.directory / "traces.npz", buffer.getvalue())
 
 
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def _digest(tensors: dict[str, Tensor], record: str) -> str:
     digest = hashlib.sha256(record.encode())
     for name in sorted(tensors):
@@ -243,7 +258,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def finite(value):
-    """`value` with every float that is not finite replaced by None, in nested dicts and lists too."""
+    """`value` with None for every float that is not finite, in nested dicts and lists too."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -1,0 +1,1 @@
+"""Where do images come from? Files with their checksums, and whole data sets as tensors."""
