@@ -1,29 +1,27 @@
-"""How exact is online NGD, in pictures and sentences? Functions from the results of `measure`.
-
-`part` is one of `results.json`'s parts: `exact`, `dense` or `float32`. Nothing here measures.
-"""
+"""How exact is online NGD, in pictures?"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
+from degeneracy.report.page import Drawing, Section
 from degeneracy.report.style import (
     DASHES,
     HEIGHT,
     INK,
-    OTHER_COLOURS,
     PARAMETER_COLOURS,
     SOFT,
     axis_scale,
     empty_figure,
-    optimizer_colour,
+    optimizer_colours,
     shorten,
 )
-from degeneracy.texts import with_error
+from degeneracy.texts import number, with_error
+from studies.ngd_directions.records import cosine_pairs, exact_part, recorded_part
 
-Part = Mapping
+Record = Mapping  # as `records.py` gives it
 
 NAMES = {
     "online": "online NGD",
@@ -33,14 +31,16 @@ NAMES = {
     "gradient": "gradient as it is",
 }
 LABELS = {"expected": "F expected", "sampled": "F sampled", "empirical": "F empirical"}
+RED, BLUE = optimizer_colours(["ngd", "sgd"]).values()
+GREEN, PURPLE, OCHRE = "#009988", "#aa4499", "#997700"  # Tol's: apart under colour blindness
 COLOURS = {
-    "online": optimizer_colour("ngd"),
-    "gradient": optimizer_colour("sgd"),
-    "averaged": OTHER_COLOURS[0],
-    "averaged_best": OTHER_COLOURS[2],
-    "layerwise": OTHER_COLOURS[1],
+    "online": RED,
+    "gradient": BLUE,
+    "averaged": GREEN,
+    "averaged_best": OCHRE,
+    "layerwise": PURPLE,
 }
-ARITHMETIC_COLOURS = {"stable": optimizer_colour("ngd"), "published": OTHER_COLOURS[1]}
+ARITHMETIC_COLOURS = {"stable": RED, "published": PURPLE}
 
 LEAST_DISTANCE = 1e-8  # of 1 − cosine, as drawn: float64's rounding of a cosine is not far below
 
@@ -73,214 +73,109 @@ CAPTIONS = {
 }
 
 
-def study_figures(results: Mapping) -> list[tuple[str, str, go.Figure]]:
-    """Every figure of the parts that are there, as (key, caption, figure)."""
-    parts, alpha = results["parts"], results["settings"]["training"]["alpha"]
-    figures = []
-    if "exact" in parts:
-        figures.append(("exact-smoothing", exact_smoothing_figure(parts["exact"], alpha)))
-        figures.append(("exact-training", exact_training_figure(parts["exact"], alpha)))
-    if "dense" in parts:
-        figures.append(("dense", dense_figure(parts["dense"])))
-    if "float32" in parts:
-        figures.append(("float32", float32_figure(parts["float32"])))
-    return [(key, CAPTIONS[key], figure) for key, figure in figures]
+def study_figures(results: Mapping, traces: Mapping) -> list[Section]:
+    """The figures of the parts that are there; this study keeps no traces."""
+    figures = {}
+    if exact_part(results):
+        figures["Beside the exact natural gradient"] = {
+            "exact-smoothing": exact_smoothing_figure(results),
+            "exact-training": exact_training_figure(results),
+        }
+    if recorded_part(results, "dense"):
+        figures["Beside whole matrices"] = {"dense": dense_figure(results)}
+    if recorded_part(results, "float32"):
+        figures["In float32"] = {"float32": float32_figure(results)}
+    return [
+        Section(heading, [Drawing(key, CAPTIONS[key], figure) for key, figure in drawn.items()])
+        for heading, drawn in figures.items()
+    ]
 
 
-def exact_smoothing_figure(part: Part, alpha: float) -> go.Figure:
-    """Cosines with the exact natural gradient against its smoothing, at the last checkpoint;
-    `alpha` is NGD's own.
-    """
+def exact_smoothing_figure(results: Mapping) -> go.Figure:
+    """Cosines with the exact natural gradient against its smoothing, at the last checkpoint."""
+    part, own = exact_part(results), results["config"]["training"]["alpha"]
+    alphas, where = part["alphas"], (-1, slice(None))
     title = f"FFNN of {part['num_weights']:,} weights after {part['steps'][-1]:,} steps"
-    where = (-1, slice(None))
-    figure = _exact_figure(
-        "Online NGD beside the exact natural gradient", title, part, part["alphas"], where
-    )
+    heading = "Online NGD beside the exact natural gradient"
+    figure = _exact_figure(heading, title, part, alphas, where)
     for kind, dash in (("sampled", "dash"), ("empirical", "dot")):
-        line = _cosine_line(part, "online", kind, "", part["alphas"], where)
-        line.update(
-            line={"color": COLOURS["online"], "dash": dash, "width": 1.5},
-            name=f"online NGD, {LABELS[kind]}",
-        )
+        line = _cosine_line(part, "online", kind, "", alphas, where)
+        line.update(line={"color": RED, "dash": dash, "width": 1.5})
+        line.update(name=f"{NAMES['online']}, {LABELS[kind]}")
         figure.add_trace(line, row=1, col=1)
-    figure.add_vline(
-        x=alpha, row="all", col="all", line={"color": SOFT, "width": 1.5, "dash": "dot"}
-    )
-    for number in ("", "2"):
+    dotted = {"color": SOFT, "width": 1.5, "dash": "dot"}
+    figure.add_vline(x=own, row="all", col="all", line=dotted)
+    for panel in ("", "2"):
         figure.add_annotation(
-            x=math.log10(alpha),
-            xref=f"x{number}",
+            text=f"online NGD's α = {own:g}",
+            font={"size": 12, "color": SOFT},
+            x=math.log10(own),
+            xref=f"x{panel}",
             y=1,
-            yref=f"y{number} domain",
+            yref=f"y{panel} domain",
             yanchor="bottom",
             showarrow=False,
-            text=f"online NGD's α = {alpha:g}",
-            font={"size": 12, "color": SOFT},
         )
-    return figure.update_xaxes(
-        title_text="smoothing α of the exact F (κ = α tr F/p)", **_log_ticks(part["alphas"])
-    )
+    axis_title = "smoothing α of the exact F (κ = α tr F/p)"
+    return figure.update_xaxes(title_text=axis_title, **_log_ticks([own, *alphas]))
 
 
-def exact_training_figure(part: Part, alpha: float) -> go.Figure:
+def exact_training_figure(results: Mapping) -> go.Figure:
     """Cosines with the exact natural gradient over training steps, at the scanned smoothing nearest
-    to `alpha`.
+    to online NGD's own.
     """
-    place = nearest(part["alphas"], alpha)
-    title = (
-        f"FFNN of {part['num_weights']:,} weights, smoothing α = {part['alphas'][place]:g} of the"
-        " exact F"
-    )
-    figure = _exact_figure(
-        "The same along training", title, part, part["steps"], (slice(None), place)
-    )
+    part = exact_part(results)
+    place = nearest(part["alphas"], results["config"]["training"]["alpha"])
+    smoothing = f"smoothing α = {part['alphas'][place]:g} of the exact F"
+    title = f"FFNN of {part['num_weights']:,} weights, {smoothing}"
+    where = (slice(None), place)
+    figure = _exact_figure("The same along training", title, part, part["steps"], where)
     return figure.update_xaxes(title_text="training steps taken", **_log_ticks(part["steps"]))
 
 
-def dense_figure(part: Part) -> go.Figure:
+def dense_figure(results: Mapping) -> go.Figure:
     """1 − cosine of online NGD with the recursion of whole matrices over steps: a line a tensor, a
     panel an α.
     """
-    figure = empty_figure(
-        "Online NGD beside whole matrices", part["model"], columns=len(part["alphas"])
-    )
+    part = recorded_part(results, "dense")
+    alphas = part["alphas"]
+    figure = empty_figure("Online NGD beside whole matrices", part["model"], columns=len(alphas))
     drawn = []
-    for column, alpha in enumerate(part["alphas"], start=1):
+    for column, alpha in enumerate(alphas, start=1):
         online, gradient = (part["cosines"][kind][column - 1] for kind in ("online", "gradient"))
-        lines = [
-            (
-                online[name],
-                shorten(name, 34),
-                {"color": PARAMETER_COLOURS[index % len(PARAMETER_COLOURS)], "width": 1.2},
-            )
-            for index, name in enumerate(part["parameters"])
-        ]
-        lines.append((online[""], "all tensors", {"color": INK, "width": 2.5}))
-        dotted = {"color": INK, "width": 1.5, "dash": "dot"}
-        lines.append((gradient[""], f"{NAMES['gradient']}, all tensors", dotted))
-        for values, name, look in lines:
+        for values, name, look in _dense_lines(part["parameters"], online, gradient):
             drawn.append(np.maximum(1 - _array(values), LEAST_DISTANCE))
             _add_steps(figure, drawn[-1], name, look, column)
         figure.update_yaxes(title_text=f"1 − cosine of the directions, α = {alpha:g}", col=column)
     figure.update_yaxes(**axis_scale(drawn))
-    return figure.update_xaxes(title_text="training step").update_layout(
-        hovermode="closest", height=HEIGHT + 60
-    )
+    figure.update_layout(hovermode="closest", height=HEIGHT + 60)
+    return figure.update_xaxes(title_text="training step")
 
 
-def float32_figure(part: Part) -> go.Figure:
+def float32_figure(results: Mapping) -> go.Figure:
     """Orthonormality and direction errors over steps: colour by arithmetic, dash by α."""
-    figure = empty_figure(
-        "Rounding errors of the two arithmetics in float32", part["model"], columns=2
+    part = recorded_part(results, "float32")
+    heading = "Rounding errors of the two arithmetics in float32"
+    figure = empty_figure(heading, part["model"], columns=2)
+    lines = (  # panel, what it shows, where that is, width
+        (1, "orthonormality_error", "worst_axis", 1.8),
+        (2, "direction_error", None, 2.2),
+        (2, "worst_tensor_error", "worst_tensor", 0.8),
     )
     drawn: tuple[list, list] = ([], [])
     for run in part["runs"]:
         dash = DASHES[part["alphas"].index(run["alpha"])]
-        look = {"color": ARITHMETIC_COLOURS[run["arithmetic"]], "dash": dash}
         name = f"{run['arithmetic']}, α = {run['alpha']:g}"
-        for column, key, width in (
-            (1, "orthonormality_error", 1.8),
-            (2, "direction_error", 2.2),
-            (2, "worst_tensor_error", 0.8),
-        ):
-            worst = {
-                "orthonormality_error": "worst_axis",
-                "worst_tensor_error": "worst_tensor",
-            }.get(key)
-            line = _add_steps(
-                figure, run[key], name, look | {"width": width}, column, legend=column == 1
-            )
+        for column, key, worst, width in lines:
+            look = {"color": ARITHMETIC_COLOURS[run["arithmetic"]], "dash": dash, "width": width}
+            line = _add_steps(figure, run[key], name, look, column)
             line.update(customdata=run[worst] if worst else ["all tensors"] * len(run[key]))
             line.update(hovertemplate="step %{x}: %{y:.2e}, %{customdata}<extra>%{meta}</extra>")
             drawn[column - 1].append(run[key])
-    figure.update_yaxes(
-        title_text="max |R Rᵀ − I|, worst axis", **axis_scale(_finite(drawn[0])), col=1
-    )
-    label = "‖d₃₂ − d₆₄‖ / ‖d₆₄‖ of directions d"
-    figure.update_yaxes(title_text=label, **axis_scale(_finite(drawn[1])), col=2)
+    titles = ("max |R Rᵀ − I|, worst axis", "‖d₃₂ − d₆₄‖ / ‖d₆₄‖ of directions d")
+    for column, (title, values) in enumerate(zip(titles, drawn, strict=True), start=1):
+        figure.update_yaxes(title_text=title, **axis_scale(_finite(values)), col=column)
     return figure.update_xaxes(title_text="training step").update_layout(hovermode="closest")
-
-
-# ---- sentences -----------------------------------------------------------------------------------
-
-
-def findings(results: Mapping) -> dict[str, str]:
-    """What each part that is there found, in words."""
-    parts, alpha = results["parts"], results["settings"]["training"]["alpha"]
-    texts = {}
-    if "exact" in parts:
-        texts["exact"] = exact_finding(parts["exact"], alpha)
-    if "dense" in parts:
-        texts["dense"] = dense_finding(parts["dense"])
-    if "float32" in parts:
-        texts["float32"] = float32_finding(parts["float32"])
-    return texts
-
-
-def exact_finding(part: Part, alpha: float) -> str:
-    """What `exact_smoothing_figure` shows, in words; `alpha` is NGD's own."""
-    alphas, own = part["alphas"], nearest(part["alphas"], alpha)
-    at = {name: with_error(*part["cosines"]["expected"][name][""][-1][own]) for name in NAMES}
-    online, gradient = (
-        _cosines(part, name, "expected", "", (-1, slice(None)))[0]
-        for name in ("online", "gradient")
-    )
-    best = int(np.argmax(online))
-    nearer = ", ".join(f"{a:g}" for a, o, g in zip(alphas, online, gradient, strict=True) if o > g)
-    early, late = (
-        with_error(*part["cosines"]["expected"]["online"][""][place][own]) for place in (0, -1)
-    )
-    agreement = {name: values[-1][own] for name, values in part["agreement"].items()}
-    return (
-        f"Beside the exact natural gradient of {part['num_weights']:,} weights, after"
-        f" {part['steps'][-1]:,} steps. At smoothing α = {alphas[own]:g} of the exact F, online"
-        f" NGD's direction has cosine {at['online']} with the exact one, the gradient as it is"
-        f" {at['gradient']}. Online NGD is the nearer of the two at"
-        f" {f'α = {nearer}' if nearer else 'no α'} of those scanned; its best match is"
-        f" {online[best]:.2f} at α = {alphas[best]:g}, where the gradient as it is has"
-        f" {gradient[best]:.2f}. At α = {alphas[own]:g} the same inverse with factors averaged over"
-        f" {part['num_averaged']} minibatches reaches {at['averaged']}, with its own α chosen best"
-        f" {at['averaged_best']}, and the exact F layer by layer {at['layerwise']}. Along training"
-        f" online NGD goes from {early} after {part['steps'][0]:,} steps to {late}. How sure is the"
-        " yardstick? Exact directions from two halves of the images agree to"
-        f" {agreement['halves']:.3f}; with drawn labels in place of the expectation over labels to"
-        f" {agreement['sampled']:.3f}, with the given labels to {agreement['empirical']:.3f}."
-    )
-
-
-def dense_finding(part: Part) -> str:
-    """What `dense_figure` shows, in words: means over the second half of the steps."""
-    texts = []
-    for alpha, online, gradient in zip(part["alphas"], *part["cosines"].values(), strict=True):
-        late = {name: _late_mean(values) for name, values in online.items()}
-        worst = min(part["parameters"], key=late.get)
-        texts.append(
-            f"at α = {alpha:g} online NGD has cosine {late['']:.3f} with whole matrices over all"
-            f" tensors ({late[worst]:.3f} in the worst, {worst}), the gradient as it is"
-            f" {_late_mean(gradient['']):.3f}"
-        )
-    return (
-        "Low-rank factors and their floors, means over the second half of the steps:"
-        f" {'; '.join(texts)}."
-    )
-
-
-def float32_finding(part: Part) -> str:
-    """What `float32_figure` shows, in words: medians over steps, and the largest orthonormality
-    error.
-    """
-    texts = []
-    for run in part["runs"]:
-        orthonormality, error = _array(run["orthonormality_error"]), _array(run["direction_error"])
-        worst = int(np.argmax(orthonormality))
-        texts.append(
-            f"{run['arithmetic']} at α = {run['alpha']:g} is {100 * np.median(error):.2g}\u00a0%"
-            f" off (median over steps), its basis up to {orthonormality[worst]:.3g} from"
-            f" orthonormal ({run['worst_axis'][worst]})"
-        )
-    return (
-        f"Directions in float32 beside those of the same arithmetic in float64: {'; '.join(texts)}."
-    )
 
 
 def nearest(alphas: Sequence[float], alpha: float) -> int:
@@ -288,10 +183,10 @@ def nearest(alphas: Sequence[float], alpha: float) -> int:
     return int(np.argmin([abs(math.log(a / alpha)) for a in alphas]))
 
 
-# ---- helpers -------------------------------------------------------------------------------------
+# ---- parts of figures ----------------------------------------------------------------------------
 
 
-def _exact_figure(heading: str, title: str, part: Part, x: Sequence, where: tuple) -> go.Figure:
+def _exact_figure(heading: str, title: str, part: Record, x: Sequence, where: tuple) -> go.Figure:
     """The whole model on the left, its layers on the right; `where` picks [checkpoint, alpha]."""
     figure = empty_figure(heading, title, columns=2)
     for name in NAMES:
@@ -300,17 +195,12 @@ def _exact_figure(heading: str, title: str, part: Part, x: Sequence, where: tupl
         figure.add_trace(line, row=1, col=1)
     layers = [name for name in part["cosines"]["expected"]["online"] if name]
     for index, layer in enumerate(layers):
+        colour, shown = PARAMETER_COLOURS[index % len(PARAMETER_COLOURS)], shorten(layer, 34)
         for name, dash in (("online", "solid"), ("gradient", "dot")):
             line = _cosine_line(part, name, "expected", layer, x, where)
-            line.update(
-                line={
-                    "color": PARAMETER_COLOURS[index % len(PARAMETER_COLOURS)],
-                    "dash": dash,
-                    "width": 1.8,
-                }
-            )
-            line.update(name=shorten(layer, 34), legendgroup=layer, showlegend=name == "online")
-            line.update(meta=f"{shorten(layer, 34)}: {NAMES[name]}")
+            line.update(line={"color": colour, "dash": dash, "width": 1.8})
+            line.update(name=shown, legendgroup=layer, showlegend=name == "online")
+            line.update(meta=f"{shown}: {NAMES[name]}")
             figure.add_trace(line, row=1, col=2)
     figure.update_layout(hovermode="closest", height=HEIGHT + 60)
     figure.update_yaxes(range=[0, 1.05], dtick=0.2)
@@ -319,39 +209,39 @@ def _exact_figure(heading: str, title: str, part: Part, x: Sequence, where: tupl
 
 
 def _cosine_line(
-    part: Part, name: str, kind: str, of: str, x: Sequence, where: tuple
+    part: Record, name: str, kind: str, of: str, x: Sequence, where: tuple
 ) -> go.Scatter:
-    mean, error = _cosines(part, name, kind, of, where)
+    pairs = cosine_pairs(part, name, kind, of)[where]
+    mean, error = pairs[..., 0], pairs[..., 1]
     line = go.Scatter(x=list(x), y=mean, mode="lines+markers", marker={"size": 5})
     line.update(meta=f"{NAMES[name]}, {LABELS[kind]}")
     line.error_y = {"type": "data", "array": error, "thickness": 1.2, "width": 3}
-    hover = [with_error(*pair) for pair in zip(mean, error, strict=True)]
-    return line.update(
-        customdata=hover, hovertemplate="%{x}: cosine %{customdata}<extra>%{meta}</extra>"
-    )
+    line.customdata = [with_error(number(m), number(e)) for m, e in zip(mean, error, strict=True)]
+    return line.update(hovertemplate="%{x}: cosine %{customdata}<extra>%{meta}</extra>")
 
 
-def _cosines(
-    part: Part, name: str, kind: str, of: str, where: tuple
-) -> tuple[np.ndarray, np.ndarray]:
-    pairs = _array(part["cosines"][kind][name][of])[where]  # (…, 2)
-    return pairs[..., 0], pairs[..., 1]
+def _dense_lines(
+    parameters: Sequence[str], online: Mapping, gradient: Mapping
+) -> Iterator[tuple[Sequence, str, dict]]:
+    """(cosines, name, look) of each tensor, of all, and of the gradient as it is."""
+    for index, name in enumerate(parameters):
+        colour = PARAMETER_COLOURS[index % len(PARAMETER_COLOURS)]
+        yield online[name], shorten(name, 34), {"color": colour, "width": 1.2}
+    yield online[""], "all tensors", {"color": INK, "width": 2.5}
+    dotted = {"color": INK, "width": 1.5, "dash": "dot"}
+    yield gradient[""], f"{NAMES['gradient']}, all tensors", dotted
 
 
 def _add_steps(
-    figure: go.Figure, values: Sequence, name: str, look: dict, column: int, legend=True
+    figure: go.Figure, values: Sequence, name: str, look: dict, column: int
 ) -> go.Scatter:
-    line = go.Scatter(
-        x=np.arange(1, len(values) + 1), y=_array(values), mode="lines", line=look, name=name
-    )
-    line.update(legendgroup=name, showlegend=legend and column == 1, meta=name)
+    """A line over steps; in the legend for the first panel only."""
+    steps = np.arange(1, len(values) + 1)
+    line = go.Scatter(x=steps, y=_array(values), mode="lines", line=look, name=name)
+    line.update(legendgroup=name, showlegend=column == 1, meta=name)
     line.update(hovertemplate="step %{x}: %{y:.3g}<extra>%{meta}</extra>")
     figure.add_trace(line, row=1, col=column)
     return figure.data[-1]
-
-
-def _late_mean(values: Sequence) -> float:
-    return float(np.mean(_array(values)[len(values) // 2 :]))
 
 
 def _array(values) -> np.ndarray:
@@ -364,6 +254,6 @@ def _finite(drawn: Sequence) -> list[np.ndarray]:
 
 def _log_ticks(values: Sequence[float]) -> dict:
     """A log axis with ticks at powers of ten, written out, and room beside the outermost values."""
-    low, high = math.log10(values[0]), math.log10(values[-1])
+    low, high = math.log10(min(values)), math.log10(max(values))
     margin = 0.04 * (high - low) or 0.5
     return {"type": "log", "dtick": 1, "tickformat": "~g", "range": [low - margin, high + margin]}

@@ -1,13 +1,13 @@
-"""What may a config of the study of NGD's directions say? Its schema, defaults and checks."""
+"""What may a config of the study of NGD's directions say? Its schema, defaults and rules."""
 
-import os
 from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field
 
-from degeneracy.config.reader import Section, read_settings
+from degeneracy.config.section import Section, rule
+from degeneracy.config.values import Folder, Seed, nesterov_has_momentum
 from degeneracy.models.networks import FFNN, num_parameters
 from degeneracy.optimizers.exact_ngd import MAX_WEIGHTS
 
@@ -18,26 +18,31 @@ def _increasing(values: list) -> list:
     return values
 
 
-Alpha = Annotated[
-    float, Field(ge=1e-4, le=1e12)
-]  # far above the rounding of an F that was summed in float32
+# Far above the rounding of an F that was summed in float32.
+Alpha = Annotated[float, Field(ge=1e-4, le=1e12)]
 Increasing = AfterValidator(_increasing)
 
 
 class TrainingSettings(Section):
     """How the networks of all parts are trained with online NGD (stable arithmetic, float32)."""
 
-    dataset: Literal["mnist", "fashion-mnist"] = "mnist"
-    root: str = Field(
+    rules = (nesterov_has_momentum("training."),)
+
+    dataset: Literal["mnist", "fashion-mnist"] = Field("mnist", description="The data set.")
+    root: Folder = Field(
         "data",
-        min_length=1,
-        description="Folder of the data sets; relative to the project's folder.",
+        description=(
+            "Folder that holds the data sets' files; a relative one is relative to the project's"
+            " folder."
+        ),
     )
-    batch_size: int = Field(128, ge=2, le=60_000)
-    lr: float = Field(0.01, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = Field(True, validate_default=True)
-    alpha: float = Field(0.1, gt=0, description="NGD's smoothing α.")
+    batch_size: int = Field(128, ge=2, le=60_000, description="Images in a minibatch.")
+    lr: float = Field(
+        0.01, gt=0, description="NGD's learning rate (weight units per gradient unit)."
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, a fraction.")
+    nesterov: bool = Field(True, description="Nesterov's form of momentum; needs momentum > 0.")
+    alpha: float = Field(0.1, gt=0, description="NGD's smoothing α of the Fisher factor.")
     eta: float = Field(
         0.9, gt=0, lt=1, description="Weight η of the newest gradient in the Fisher factor."
     )
@@ -47,29 +52,40 @@ class TrainingSettings(Section):
     delta: float = Field(
         5e-4, ge=0, lt=1, description="Floor δ relative to the largest eigenvalue."
     )
-    seed: int = Field(
-        1,
-        ge=0,
-        le=2**32 - 1,
-        description="Of initial weights, shuffling, minibatches, drawn labels.",
+    seed: Seed = Field(
+        1, description="Seed of initial weights, shuffling, minibatches and drawn labels."
     )
 
-    @field_validator("nesterov")
-    @classmethod
-    def _has_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
-        if nesterov and info.data.get("momentum") == 0:
-            raise ValueError("allowed with momentum 0: false")
-        return nesterov
+
+def pooled_network(hidden_nodes: int, hidden_layers: int, pooling: int) -> FFNN:
+    """An FFNN on images of which squares of `pooling` pixels a side are averaged."""
+    side = 28 // pooling
+    return FFNN(hidden_nodes, hidden_layers, (1, side, side))
+
+
+@rule("hidden_nodes", "hidden_layers", "pooling")
+def exact_matrix_is_small(hidden_nodes: int, hidden_layers: int, pooling: int) -> str | None:
+    """The exact Fisher matrix is dense."""
+    with torch.device("meta"):  # draws no random weights
+        size = num_parameters(pooled_network(hidden_nodes, hidden_layers, pooling))
+    if size > MAX_WEIGHTS:
+        return (
+            f"{hidden_nodes} given with exact.hidden_layers {hidden_layers} and exact.pooling"
+            f" {pooling}, which makes {size:,} weights; allowed: at most {MAX_WEIGHTS:,}"
+        )
+    return None
 
 
 class ExactSettings(Section):
     """Part 1: a small FFNN on average-pooled images, against its exact natural gradient."""
 
+    rules = (exact_matrix_is_small,)
+
     pooling: Literal[2, 4, 7] = Field(
         4, description="Side of the squares of pixels that are averaged."
     )
-    hidden_nodes: int = Field(20, ge=1, le=256)
-    hidden_layers: int = Field(2, ge=1, le=10)
+    hidden_nodes: int = Field(20, ge=1, le=256, description="Units in a hidden layer.")
+    hidden_layers: int = Field(2, ge=1, le=10, description="Number of hidden layers.")
     checkpoints: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], Increasing] = Field(
         [10, 100, 500, 2000],
         min_length=1,
@@ -90,20 +106,9 @@ class ExactSettings(Section):
         200, ge=1, le=10_000, description="Minibatch gradients in the averaged factors."
     )
 
-    @model_validator(mode="after")
-    def _is_small(self) -> "ExactSettings":
-        with torch.device("meta"):  # draws no random weights
-            size = num_parameters(self.model())
-        if size > MAX_WEIGHTS:
-            raise ValueError(
-                f"nodes, layers and pooling give {size:,} weights; allowed: at most {MAX_WEIGHTS:,}"
-            )
-        return self
-
     def model(self) -> FFNN:
         """The untrained network."""
-        side = 28 // self.pooling
-        return FFNN(self.hidden_nodes, self.hidden_layers, (1, side, side))
+        return pooled_network(self.hidden_nodes, self.hidden_layers, self.pooling)
 
 
 class RecordedSettings(Section):
@@ -111,20 +116,17 @@ class RecordedSettings(Section):
     others follow.
     """
 
-    hidden_nodes: int = Field(256, ge=1, le=1024)
-    hidden_layers: int = Field(2, ge=1, le=10)
-    num_steps: int = Field(150, ge=1, le=10_000)
-    alphas: Annotated[list[Alpha], Increasing] = Field([0.1, 4], min_length=1, max_length=3)
+    hidden_nodes: int = Field(256, ge=1, le=1024, description="Units in a hidden layer.")
+    hidden_layers: int = Field(2, ge=1, le=10, description="Number of hidden layers.")
+    num_steps: int = Field(150, ge=1, le=10_000, description="Training steps recorded.")
+    alphas: Annotated[list[Alpha], Increasing] = Field(
+        [0.1, 4], min_length=1, max_length=3, description="NGD's smoothing α, one recording each."
+    )
 
 
 class Settings(Section):
-    """The whole study's; every key has a default."""
+    """How exact online NGD's directions are; every key has a default."""
 
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     exact: ExactSettings = Field(default_factory=ExactSettings)
     recorded: RecordedSettings = Field(default_factory=RecordedSettings)
-
-
-def load_settings(path: str | os.PathLike[str]) -> Settings:
-    """The study's config from a JSON file; raises as `config.reader.read_settings`."""
-    return read_settings(path, Settings)

@@ -1,7 +1,6 @@
-"""With what is online NGD's direction compared? Exact, layerwise and dense per-axis ones, and how
-NGD's own is read.
+"""With what is online NGD's direction compared? Exact, layerwise and dense per-axis ones.
 
-Functions of tensors; `direction_study.py` is the study that uses them.
+And how NGD's own is read. Functions of tensors.
 """
 
 import copy

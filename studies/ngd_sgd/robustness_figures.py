@@ -7,68 +7,79 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from degeneracy.report.style import (
-    INK,
-    SOFT,
-    empty_figure,
-    label,
-    llc_axis,
-    optimizer_colour,
-    optimizer_line,
-    shorten,
-)
+from degeneracy.report.run_figures import line_of, shown_name
+from degeneracy.report.style import INK, SOFT, empty_figure, llc_axis, optimizer_colours, shorten
 from degeneracy.texts import Z_95, chain_counts, difference_texts, drift_text, number, with_error
 from studies.ngd_sgd.robustness_verdict import NBETA_RULES, CellOrder, grid_orders
 
 CLIP = 5.0  # standard errors from which on the colour does not change
-# From SGD's blue over white to NGD's red, so pale that dark text can be read on every colour.
-DIVERGING = [[0, "#7fb8dc"], [0.3, "#cfe3f1"], [0.5, "#ffffff"], [0.7, "#f8d5cc"], [1, "#ee8f7a"]]
+# Shares of an optimizer's colour on white, so pale that dark text can be read on every one.
+PALE, PALER = 0.5, 0.2
+ONE_LINE = 16  # letters that the title of a colour bar has room for
 HALF = 0.48  # half a cell's width and height; a cell and its gap are 1
 
+GRID_CAPTION = (
+    "Does the order of the final LLCs hold at other settings? Every cell samples the final"
+    " checkpoints with SGLD, the config's chains, and its draws, the first half of them as burn-in."
+    " Its step size follows from one rule, ε = 0.2/(nβ h_max + γ), the same for all optimizers:"
+    " h_max is the largest Hessian eigenvalue at any of the checkpoints. In bold the difference,"
+    " below it the 95 % interval (sampling alone); the shade is the difference in standard errors,"
+    " of the colour of the optimizer whose LLC is higher. The numbers of different cells do not"
+    " compare, their signs do. In a hatched cell an estimate moved by more than its error when the"
+    " draws were doubled, or a chain has not come to rest: it is not counted. Diverged chains (×)"
+    " are left out of their estimate."
+)
+RESCALING_CAPTION = (
+    "How far does the estimator depend on how the same function is written? The first layer's"
+    " weights and bias times c and the next layer's weights divided by c give the same network, so"
+    " λ is the same for every c. A departure of λ̂ from the dashed line is the estimator's: its"
+    " localisation and its noise are isotropic in the weights. Bars are 95 % intervals of the"
+    " sampling alone, percentages are against c = 1; a hollow point has not settled."
+)
 
-def llc_grid_figure(title: str, results: Mapping) -> go.Figure:
-    """NGD − SGD with its 95 % interval at every measured (γ, nβ), coloured by standard errors;
-    hatched: not settled.
+
+def llc_grid_figure(title: str, results: Mapping, optimizer: str | None = None) -> go.Figure:
+    """An optimizer's LLC minus the baseline's with its 95 % interval at every measured (γ, nβ),
+    coloured by standard errors; hatched: not settled.
+
+    Args:
+        title: The model.
+        results: As in `results.json`.
+        optimizer: Whose LLC; None: the first after the baseline.
     """
-    figure = empty_figure("LLC at other γ and nβ: NGD − SGD", title)
-    cells = grid_orders(title, results)
+    orders = grid_orders(title, results)
+    optimizer = optimizer or next(iter(orders), None)
+    cells = orders.get(optimizer)
     if not cells:
-        return figure
+        return empty_figure("LLC at other γ and nβ", title)
+    figure = empty_figure(f"LLC at other γ and nβ: {_pair(cells[0])}", title)
     localizations = sorted({cell.localization for cell in cells})
     rows = sorted({(cell.nbeta, cell.nbeta_setting) for cell in cells}, key=lambda row: row[0])
     columns = [localizations.index(cell.localization) for cell in cells]
     lines = [rows.index((cell.nbeta, cell.nbeta_setting)) for cell in cells]
     places = list(zip(lines, columns, strict=True))
-    grid = results["models"][title]["llc_grid"]
-    figure.add_trace(
-        _heatmap(cells, places, (len(rows), len(localizations)), grid["max_curvature"])
-    )
+    h_max = results["models"][title]["llc_grid"]["max_curvature"]
+    colours = optimizer_colours(list(results["models"][title]["optimizers"]))
+    shape = (len(rows), len(localizations))
+    figure.add_trace(_heatmap(cells, places, shape, h_max, colours))
     if unsettled := [place for cell, place in zip(cells, places, strict=True) if cell.unsettled]:
         figure.add_trace(_hatched(unsettled))
     texts = go.Scatter(x=columns, y=lines, mode="text", text=[_cell_text(cell) for cell in cells])
-    texts.update(
-        textfont={"color": INK, "size": 12}, hoverinfo="skip", showlegend=False, name="differences"
-    )
-    figure.add_trace(texts)
+    texts.update(textfont={"color": INK, "size": 12}, hoverinfo="skip", showlegend=False)
+    figure.add_trace(texts.update(name="differences"))
     figure.update_layout(hovermode="closest")
-    nbetas = [
-        f"{nbeta:.4g}" + (f"<br>{NBETA_RULES[s]}" if s in NBETA_RULES else "") for nbeta, s in rows
-    ]
     look = {"showgrid": False, "showline": False, "ticks": ""}
     figure.update_xaxes(
         tickvals=list(range(len(localizations))),
         ticktext=[f"{gamma:g}" for gamma in localizations],
         range=[-0.5, len(localizations) - 0.5],
+        title_text=f"localization γ (per weight²); ε = 0.2/(nβ h_max + γ), h_max = {h_max:.3g}",
         **look,
-        title_text=(
-            "localization γ (per weight²); ε = 0.2/(nβ h_max + γ), h_max ="
-            f" {grid['max_curvature']:.3g}"
-        ),
     )
     return figure.update_yaxes(
         title_text="nβ",
         tickvals=list(range(len(rows))),
-        ticktext=nbetas,
+        ticktext=[_nbeta_text(nbeta, setting) for nbeta, setting in rows],
         range=[-0.5, len(rows) - 0.5],
         **look,
     )
@@ -83,8 +94,10 @@ def rescaling_figure(title: str, results: Mapping) -> go.Figure:
     factors = sorted(
         {found["factor"] for series in rescaling["optimizers"].values() for found in series}
     )
+    names = list(results["models"][title]["optimizers"])
     for optimizer, series in rescaling["optimizers"].items():
-        _add_rescaled(figure, optimizer, series, factors)
+        _add_rescaled(figure, names, optimizer, series)
+    _add_lost(figure, rescaling["optimizers"], optimizer_colours(names))
     figure.update_layout(hovermode="closest")
     first, second = (shorten(layer, 30) for layer in rescaling["layers"])
     ends = np.log10([factors[0], factors[-1]])
@@ -99,8 +112,22 @@ def rescaling_figure(title: str, results: Mapping) -> go.Figure:
     return figure.update_yaxes(title_text=llc_axis(results))
 
 
+def _pair(cell: CellOrder) -> str:
+    """`NGD − SGD`, as Plotly may draw it."""
+    return f"{shown_name(cell.optimizer, 24)} − {shown_name(cell.baseline, 24)}"
+
+
+def _nbeta_text(nbeta: float, setting: str | float) -> str:
+    rule = f"<br>{NBETA_RULES[setting]}" if setting in NBETA_RULES else ""
+    return f"{nbeta:.4g}{rule}"
+
+
 def _heatmap(
-    cells: list[CellOrder], places: list, shape: tuple[int, int], max_curvature: float
+    cells: list[CellOrder],
+    places: list[tuple[int, int]],
+    shape: tuple[int, int],
+    max_curvature: float,
+    colours: Mapping[str, str],
 ) -> go.Heatmap:
     """Colour and hover of the cells at `places` (row, column); no colour where the difference has
     no interval.
@@ -110,10 +137,11 @@ def _heatmap(
         hover[place] = _cell_hover(cell, max_curvature)
         if cell.std_error:
             z[place] = np.clip(cell.difference / cell.std_error, -CLIP, CLIP)
-    ticks = [-CLIP, -Z_95, 0, Z_95, CLIP]
+    pair = _pair(cells[0])
+    lines = pair if len(pair) <= ONE_LINE else pair.replace(" − ", " −<br>")
     bar = {
-        "title": {"text": "NGD − SGD,<br>standard errors<br> ", "font": {"size": 12}},
-        "tickvals": ticks,
+        "title": {"text": f"{lines},<br>standard errors<br> ", "font": {"size": 12}},
+        "tickvals": [-CLIP, -Z_95, 0, Z_95, CLIP],
         "ticktext": [f"≤ −{CLIP:g}", f"−{Z_95:g}", "0", f"{Z_95:g}", f"≥ {CLIP:g}"],
         "thickness": 14,
         "outlinewidth": 0,
@@ -127,14 +155,27 @@ def _heatmap(
         y=list(range(shape[0])),
         text=hover,
         hovertemplate="%{text}<extra></extra>",
-        colorscale=DIVERGING,
+        colorscale=_diverging(colours[cells[0].baseline], colours[cells[0].optimizer]),
         zmin=-CLIP,
         zmax=CLIP,
         xgap=4,
         ygap=4,
         colorbar=bar,
-        name="NGD − SGD",
+        name=pair,
     )
+
+
+def _diverging(low: str, high: str) -> list[tuple[float, str]]:
+    """A scale from pale `low` over white to pale `high`."""
+    shades = ((low, PALE), (low, PALER), (high, 0), (high, PALER), (high, PALE))
+    ends = (0, 0.3, 0.5, 0.7, 1)
+    return [(end, _on_white(*shade)) for end, shade in zip(ends, shades, strict=True)]
+
+
+def _on_white(colour: str, share: float) -> str:
+    """`colour` (#rrggbb) at `share` on white."""
+    parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"#{''.join(f'{round(255 + share * (part - 255)):02x}' for part in parts)}"
 
 
 def _hatched(places: list[tuple[int, int]]) -> go.Scatter:
@@ -150,7 +191,7 @@ def _hatched(places: list[tuple[int, int]]) -> go.Scatter:
     )
     hatch.update(fillpattern_solidity=0.08)
     return hatch.update(
-        name="hatched: SGD's or NGD's estimate has not settled, not counted", hoverinfo="skip"
+        name="hatched: one of the two estimates has not settled, not counted", hoverinfo="skip"
     )
 
 
@@ -166,7 +207,7 @@ def _cell_text(cell: CellOrder) -> str:
         which = (
             ""
             if len(cell.unsettled) == len(cell.findings)
-            else f"{', '.join(map(label, cell.unsettled))} "
+            else f"{', '.join(map(shown_name, cell.unsettled))} "
         )
         lines.append(f"<i>{which}not settled</i>")
     if cell.num_diverged_chains:
@@ -178,8 +219,8 @@ def _cell_hover(cell: CellOrder, max_curvature: float) -> str:
     epsilon = f"ε = {cell.sampler_lr:.3g} (h_max = {max_curvature:.3g})"
     lines = [
         f"<b>γ = {cell.localization:g}, nβ = {cell.nbeta:.4g}</b>, {epsilon}",
-        *(f"{label(name)}: {_found(found)}" for name, found in cell.findings.items()),
-        f"NGD against SGD: {cell.order}",
+        *(f"{shown_name(name)}: {_found(found)}" for name, found in cell.findings.items()),
+        f"{shown_name(cell.optimizer)} against {shown_name(cell.baseline)}: {cell.order}",
     ]
     return "<br>".join(lines)
 
@@ -197,47 +238,51 @@ def _found(found: Mapping) -> str:
 
 
 def _add_rescaled(
-    figure: go.Figure, optimizer: str, series: list[Mapping], factors: list[float]
+    figure: go.Figure, names: list[str], optimizer: str, series: list[Mapping]
 ) -> None:
+    """One optimizer's λ̂ over c, and its λ̂ at c = 1 as a level."""
     measured = [found for found in series if number(found["llc"]) is not None]
-    for found in series:
-        if found not in measured:
-            look = {
-                "yanchor": "bottom",
-                "showarrow": False,
-                "font": {"color": optimizer_colour(optimizer), "size": 12},
-            }
-            text = f"{label(optimizer)}:<br>every chain diverged"
-            figure.add_annotation(
-                x=np.log10(found["factor"]), y=0.02, yref="y domain", text=text, **look
-            )
     if not measured:
         return
+    factors = [found["factor"] for found in measured]
     llc = np.array([found["llc"] for found in measured], dtype=float)
-    error = np.array(
-        [np.nan if found["std_error"] is None else found["std_error"] for found in measured],
-        dtype=float,
-    )
-    line = optimizer_line([found["factor"] for found in measured], llc, optimizer, std_error=error)
-    line.marker.symbol = ["circle" if found["settled"] else "circle-open" for found in measured]
+    errors = (number(found["std_error"]) for found in measured)
+    error = np.array([np.nan if one is None else one for one in errors])
+    line = line_of(names, optimizer, factors, llc, std_error=error)
+    name, colour, symbol = line.name, line.line.color, line.marker.symbol
+    line.marker.symbol = [symbol if found["settled"] else f"{symbol}-open" for found in measured]
     line.marker.size = 9
-    hover = [f"{label(optimizer)}, c = {found['factor']:g}: {_found(found)}" for found in measured]
+    hover = [f"{name}, c = {found['factor']:g}: {_found(found)}" for found in measured]
     line.update(customdata=hover, hovertemplate="%{customdata}<extra></extra>")
     reference = next((found["llc"] for found in measured if found["factor"] == 1), None)
     if reference:
-        changes = [f"{100 * (value / reference - 1):+.0f} %" for value in llc]
-        texts = [
-            "" if found["factor"] == 1 else change
-            for found, change in zip(measured, changes, strict=True)
+        changes = [
+            "" if c == 1 else f"{100 * (value / reference - 1):+.0f} %"
+            for c, value in zip(factors, llc, strict=True)
         ]
-        sides = ["middle left" if found["factor"] < 1 else "middle right" for found in measured]
-        line.update(mode="lines+markers+text", text=texts, textposition=sides)
-        line.update(textfont={"color": optimizer_colour(optimizer)})
+        sides = ["middle left" if c < 1 else "middle right" for c in factors]
+        line.update(mode="lines+markers+text", text=changes, textposition=sides)
+        line.update(textfont={"color": colour})
     figure.add_trace(line)
     if reference is not None:
-        dashed = {"color": optimizer_colour(optimizer), "width": 1.2, "dash": "dash"}
-        name = f"{label(optimizer)} at c = 1"
-        level = go.Scatter(
-            x=[factors[0], factors[-1]], y=[reference] * 2, mode="lines", line=dashed, name=name
-        )
-        figure.add_trace(level.update(hoverinfo="skip"))
+        dashed = {"color": colour, "width": 1.2, "dash": "dash"}
+        ends = [found["factor"] for found in (series[0], series[-1])]
+        level = go.Scatter(x=ends, y=[reference] * 2, mode="lines", line=dashed)
+        level.update(name=f"{name} at c = 1", hoverinfo="skip")
+        figure.add_trace(level)
+
+
+def _add_lost(
+    figure: go.Figure, optimizers: Mapping[str, list[Mapping]], colours: Mapping[str, str]
+) -> None:
+    """Says where every chain diverged, one below the other where several did at one factor."""
+    lines = {}  # factor → what stands there
+    for optimizer, series in optimizers.items():
+        for found in series:
+            if number(found["llc"]) is None:
+                text = f"<span style='color:{colours[optimizer]}'>{shown_name(optimizer)}:</span>"
+                lines.setdefault(found["factor"], []).append(f"{text}<br>every chain diverged")
+    for factor, texts in lines.items():
+        look = {"yanchor": "bottom", "showarrow": False, "font": {"color": SOFT, "size": 12}}
+        text = "<br>".join(texts)
+        figure.add_annotation(x=np.log10(factor), y=0.02, yref="y domain", text=text, **look)

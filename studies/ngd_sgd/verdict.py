@@ -1,42 +1,25 @@
-"""What do the numbers of a run say about the question? One verdict a model, computed and put into
-plain sentences.
+"""What do the numbers of a run say about the question? One verdict a model, as numbers.
 
-The question is whether NGD's solution is less degenerate than SGD's, that is, whether its LLC is
-higher. A verdict never says more than the numbers: the interval holds sampling error only, and
-everything that weakens it is a warning.
+The question is whether an optimizer's solution is less degenerate than the baseline's, that is,
+whether its LLC is higher. The baseline is the run's first optimizer. An interval holds sampling
+error only, of one training seed; `sentences` puts all of it into words.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from degeneracy.report.style import label
-from degeneracy.runs.results import parting_epoch
-from degeneracy.texts import difference_texts, drift_text, interval_of, number, with_error
-from studies.ngd_sgd.robustness_verdict import grid_clause, grid_sentences, rescaling_sentences
+from degeneracy.runs.results import at, parting_epoch
+from degeneracy.texts import interval_of, label, listed
 
-FEW_DRAWS = 50  # effective sample size below which the standard error is itself a rough guess
-# MALA acceptance below which steps may be too large: the chains are not where they should be
-LOW_ACCEPTANCE = 0.3
-UNEQUAL_LOSS = (
-    0.1  # relative difference of two training losses from which they do not count as equal
-)
-NEAR_EPOCHS = (
-    1.5  # ratio of two epochs' training losses up to which the LLC between them is interpolated
-)
-SETTINGS_NOTE = (
-    "At finite nβ and γ, λ̂ is not the learning coefficient: it compares solutions measured with"
-    " the same settings, and its value changes with them."
-)
-EQUAL_LOSS_HEADLINES = {
-    "higher": "At equal training loss NGD's LLC is higher.",
-    "lower": "At equal training loss NGD's LLC is lower.",
-    "undetected": "At equal training loss these error bars show no difference.",
-}
-EQUAL_LOSS_NOTE = (
-    "the comparison is not at equal loss; see the figure of LLC against training loss."
-)
+# How an optimizer's LLC stands to the baseline's.
+HIGHER, LOWER, UNDETECTED = "higher", "lower", "undetected"
+PUBLISHED = ("ngd", "sgd")  # whose LLC the publication says is higher than whose
+# Relative difference of two training losses from which they do not count as equal.
+UNEQUAL_LOSS = 0.1
+# Ratio of two epochs' training losses up to which the LLC between them is interpolated.
+NEAR_EPOCHS = 1.5
 
 
 @dataclass(frozen=True)
@@ -56,13 +39,59 @@ class MeasuredLLC:
     acceptance: float | None  # MALA acceptance
 
     @property
+    def is_final(self) -> bool:
+        """Whether it is of the run's last epoch."""
+        return self.epoch == self.num_epochs
+
+    @property
     def name(self) -> str:
         """`final LLC`, or which one it is."""
         return (
-            "final LLC"
-            if self.epoch == self.num_epochs
-            else f"LLC after epoch {self.epoch} of {self.num_epochs}"
+            "final LLC" if self.is_final else f"LLC after epoch {self.epoch} of {self.num_epochs}"
         )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two LLCs, an optimizer's and the baseline's, both measured; their errors are independent."""
+
+    baseline: MeasuredLLC
+    other: MeasuredLLC
+
+    @property
+    def names(self) -> str:
+        """`NGD − SGD`."""
+        return f"{label(self.other.optimizer)} − {label(self.baseline.optimizer)}"
+
+    @property
+    def difference(self) -> float:
+        """The other's minus the baseline's."""
+        return self.other.llc - self.baseline.llc
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95 % interval, sampling error only; None where a standard error is missing."""
+        return interval_of(self.difference, self.baseline.std_error, self.other.std_error)
+
+    @property
+    def direction(self) -> str | None:
+        """`HIGHER`, `LOWER`, `UNDETECTED` (the interval includes 0), or None without interval."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return HIGHER if low > 0 else LOWER if high < 0 else UNDETECTED
+
+    @property
+    def drift_exceeds(self) -> bool:
+        """Whether one of the two drifts as far as they are apart."""
+        drift = max(abs(self.baseline.drift or 0), abs(self.other.drift or 0))
+        return drift >= abs(self.difference) > 0
+
+    @property
+    def is_unequal_in_loss(self) -> bool:
+        """Whether the two training losses are known, and differ."""
+        a, b = self.baseline.train_loss, self.other.train_loss
+        return None not in (a, b) and abs(a - b) > UNEQUAL_LOSS * max(abs(a), abs(b))
 
 
 @dataclass(frozen=True)
@@ -71,65 +100,71 @@ class Verdict:
 
     Attributes:
         title: The model.
-        direction: How NGD's final LLC stands to SGD's: `"higher"`, `"lower"`, `"undetected"` (the
-            interval includes 0), or None where the two cannot be compared.
-        headline: The verdict at the last epoch; where the training losses differ, at equal training
-            loss; where the order does not hold in every settled cell of the grid of γ × nβ, there.
-        text: The numbers behind it, sentence by sentence.
-        warnings: What weakens it.
-        finals: The final LLC of each optimizer that was measured.
-        difference: Final LLC of NGD minus SGD.
-        interval: Its 95 % interval, sampling error only, one training seed.
+        optimizers: All that the run compares; the first is the baseline.
+        finals: The LLC at the last epoch at which each optimizer's was sampled.
+        comparisons: Those of `finals` that can be compared with the baseline's.
+        at_equal_loss: The same optimizers at one training loss, where the last ones differ in it
+            and both passed it.
+        obstacles: Optimizers → why they are not compared, as a clause that says it of all of them.
+        is_of_kinds: Whether the config says what every optimizer is. One from Python is not what
+            the publication calls by its name.
     """
 
     title: str
-    direction: str | None
-    headline: str
-    text: tuple[str, ...]
-    warnings: tuple[str, ...]
+    optimizers: tuple[str, ...]
     finals: tuple[MeasuredLLC, ...]
-    difference: float | None = None
-    interval: tuple[float, float] | None = None
+    comparisons: tuple[Comparison, ...]
+    at_equal_loss: tuple[Comparison, ...]
+    obstacles: Mapping[tuple[str, ...], str]
+    is_of_kinds: bool
+
+    @property
+    def baseline(self) -> str:
+        """What the others are compared with."""
+        return self.optimizers[0]
+
+    def is_published(self, one: Comparison) -> bool:
+        """Whether the publication says which of the two LLCs is higher."""
+        return self.is_of_kinds and (one.other.optimizer, one.baseline.optimizer) == PUBLISHED
 
 
 def verdicts(results: Mapping) -> list[Verdict]:
     """One verdict a model, in the order of `results["models"]`."""
-    return [_with_robustness(_verdict(title, results), results) for title in results["models"]]
+    return [verdict_of(title, results) for title in results["models"]]
 
 
-def settings_text(results: Mapping) -> str:
-    """The settings an LLC depends on, as `SGLD, 2 chains × 1000 draws, ε = 0.0001, γ = 100, nβ =
-    26.4`.
-    """
-    sampler = results["config"]["devinterp"]
-    parts = [
-        sampler["sampler"].upper(),
-        f"{sampler['num_chains']} chains × {sampler['num_draws']} draws",
+def verdict_of(title: str, results: Mapping) -> Verdict:
+    """The verdict on one model."""
+    optimizers = results["models"][title]["optimizers"]
+    last, parting = results["config"]["experiment"]["num_epochs"], parting_epoch(results["config"])
+    finals = {name: _final_llc(name, series, last) for name, series in optimizers.items()}
+    finals = {name: final for name, final in finals.items() if final is not None}
+    baseline, *others = optimizers
+    obstacles = _obstacles(finals, baseline, others, parting)
+    hindered = {name for names in obstacles for name in names}
+    comparisons = [
+        Comparison(finals[baseline], finals[name]) for name in others if name not in hindered
     ]
-    if sampler.get("num_burnin_steps"):
-        parts.append(f"{sampler['num_burnin_steps']} burn-in steps")
-    parts.append(f"ε = {sampler['sampler_lr']:g}")
-    if sampler["sampler"] != "sgnht":  # which has no localization
-        parts.append(f"γ = {sampler['localization']:g}")
-    return ", ".join([*parts, f"nβ = {results['nbeta']:.4g}"])
+    equal = [_at_equal_loss(one, optimizers, parting) for one in comparisons]
+    return Verdict(
+        title,
+        optimizers=tuple(optimizers),
+        finals=tuple(finals.values()),
+        comparisons=tuple(comparisons),
+        at_equal_loss=tuple(one for one in equal if one is not None),
+        obstacles=obstacles,
+        is_of_kinds=not results.get("own_optimizers"),
+    )
 
 
-def at(series: Mapping, key: str, epoch: int) -> float | None:
-    """The finite value of `series[key]` at `epoch`, or None."""
-    values = series.get(key) or ()
-    return number(values[epoch]) if epoch < len(values) else None
-
-
-def final_llc(optimizer: str, series: Mapping, num_epochs: int) -> MeasuredLLC | None:
-    """What stands at the last epoch whose LLC was measured, even where all its chains diverged;
+def _final_llc(optimizer: str, series: Mapping, num_epochs: int) -> MeasuredLLC | None:
+    """What stands at the last epoch whose LLC was sampled, even where all its chains diverged;
     None: no such epoch.
     """
     tried = ("llc", "llc_init_loss", "num_diverged_chains")
     lists = [series.get(key) or () for key in tried]
     epochs = [epoch for values in lists for epoch, value in enumerate(values) if value is not None]
-    if not epochs:
-        return None
-    return _llc_at(optimizer, series, max(epochs), num_epochs)
+    return _llc_at(optimizer, series, max(epochs), num_epochs) if epochs else None
 
 
 def _llc_at(optimizer: str, series: Mapping, epoch: int, num_epochs: int) -> MeasuredLLC:
@@ -149,106 +184,52 @@ def _llc_at(optimizer: str, series: Mapping, epoch: int, num_epochs: int) -> Mea
     )
 
 
-def _with_robustness(verdict: Verdict, results: Mapping) -> Verdict:
-    """The verdict with what the grid of γ × nβ and the rescaled layers say, where they were
-    measured.
-    """
-    clause = grid_clause(verdict.title, results, verdict.direction)
-    sentences = grid_sentences(verdict.title, results) + rescaling_sentences(verdict.title, results)
-    return replace(
-        verdict, headline=f"{verdict.headline} {clause}".rstrip(), text=(*verdict.text, *sentences)
-    )
+def _obstacles(
+    finals: Mapping[str, MeasuredLLC], baseline: str, others: Sequence[str], parting: int
+) -> dict[tuple[str, ...], str]:
+    """Those that cannot be compared with the baseline → why, an entry a reason."""
+    if not others:
+        return {}
+    if _is_missing(finals, baseline):
+        return {tuple(others): f"there is no final LLC of {label(baseline)}"}
+    last, reasons = finals[baseline].epoch, {}
+    if missing := tuple(name for name in others if _is_missing(finals, name)):
+        reasons[missing] = f"there is no final LLC of {listed([*map(label, missing)])}"
+    epochs = {name: finals[name].epoch for name in others if name not in missing}
+    if apart := tuple(name for name, epoch in epochs.items() if epoch != last):
+        reasons[apart] = f"the last LLC is of epoch {last} for {label(baseline)}"
+        for there in dict.fromkeys(epochs[name] for name in apart):
+            names = listed([label(name) for name in apart if epochs[name] == there])
+            reasons[apart] += f", of epoch {there} for {names}"
+    if shared := tuple(name for name, epoch in epochs.items() if epoch == last <= parting):
+        reasons[shared] = f"no LLC was measured after epoch {last}, whose weights all share"
+    return reasons
 
 
-def _verdict(title: str, results: Mapping) -> Verdict:
-    optimizers = results["models"][title]["optimizers"]
-    last = results["config"]["experiment"]["num_epochs"]
-    finals = {name: final_llc(name, series, last) for name, series in optimizers.items()}
-    finals = {name: final for name, final in finals.items() if final is not None}
-    warnings = _training_warnings(optimizers, parting_epoch(results["config"]))
-    for final in finals.values():
-        warnings += _sampling_warnings(final, results["config"]["devinterp"]["num_chains"])
-    measured = {name: final for name, final in finals.items() if final.llc is not None}
-    if not measured:
-        headline = (
-            "No LLC: every chain diverged."
-            if finals
-            else "No LLC was measured, so there is no verdict."
-        )
-        return Verdict(title, None, headline, (), tuple(warnings), tuple(finals.values()))
-    text = [_statement(measured.values(), results)]
-    obstacle = _obstacle(measured, results)
-    if obstacle:
-        text.append(SETTINGS_NOTE)
-        return Verdict(title, None, obstacle, tuple(text), tuple(warnings), tuple(finals.values()))
-    sgd, ngd = measured["sgd"], measured["ngd"]
-    difference, interval = _difference(sgd, ngd)
-    direction = _direction(interval)
-    headline = _headline(direction, ngd.name)
-    text.append(_difference_sentence(difference, interval, sgd, ngd))
-    warnings += _comparison_warnings(difference, sgd, ngd)
-    if pair := _at_equal_loss(title, results, sgd, ngd):
-        equal_difference, equal_interval = _difference(*pair)
-        headline += f" {EQUAL_LOSS_HEADLINES[_direction(equal_interval)]}"
-        text.append(_pair_sentence(equal_difference, equal_interval, *pair))
-        if _drift_exceeds(equal_difference, *pair):
-            warnings.append("At equal training loss, too, the drift is as large as the difference.")
-    text.append(SETTINGS_NOTE)
-    return Verdict(
-        title,
-        direction,
-        headline,
-        tuple(text),
-        tuple(warnings),
-        tuple(finals.values()),
-        difference,
-        interval,
-    )
+def _is_missing(finals: Mapping[str, MeasuredLLC], name: str) -> bool:
+    return name not in finals or finals[name].llc is None
 
 
-def _obstacle(measured: Mapping[str, MeasuredLLC], results: Mapping) -> str | None:
-    """Why NGD and SGD cannot be compared, or None where they can."""
-    missing = [name for name in ("sgd", "ngd") if name not in measured]
-    if missing:
-        return f"No comparison: there is no final LLC of {' or '.join(map(label, missing))}."
-    sgd, ngd = measured["sgd"], measured["ngd"]
-    if sgd.epoch != ngd.epoch:
-        return (
-            f"No comparison: the last LLC is of epoch {sgd.epoch} for SGD, of epoch {ngd.epoch} for"
-            " NGD."
-        )
-    if sgd.epoch <= parting_epoch(results["config"]):
-        return f"No comparison: no LLC was measured after epoch {sgd.epoch}, which both share."
-    return None
-
-
-def _at_equal_loss(
-    title: str, results: Mapping, sgd: MeasuredLLC, ngd: MeasuredLLC
-) -> tuple[MeasuredLLC, MeasuredLLC] | None:
-    """(SGD, NGD) at one training loss, where the last ones differ in it; None: they do not, or none
-    can be had.
+def _at_equal_loss(one: Comparison, optimizers: Mapping, parting: int) -> Comparison | None:
+    """Both at one training loss, where the last ones differ in it; None: they do not, or none can
+    be had.
 
     The optimizer that got less far stays at its last epoch. The other's LLC is interpolated, in the
     logarithm of the loss, between the two epochs where it last passed that loss.
     """
-    if None in (sgd.train_loss, ngd.train_loss, sgd.std_error, ngd.std_error):
+    if one.interval is None or not one.is_unequal_in_loss:
         return None
-    if not _is_unequal(sgd.train_loss, ngd.train_loss):
-        return None
-    behind, ahead = (sgd, ngd) if sgd.train_loss > ngd.train_loss else (ngd, sgd)
-    series = results["models"][title]["optimizers"][ahead.optimizer]
-    epochs = range(parting_epoch(results["config"]), ahead.epoch + 1)
-    measured = [_llc_at(ahead.optimizer, series, epoch, ahead.num_epochs) for epoch in epochs]
+    is_behind = one.baseline.train_loss > one.other.train_loss
+    behind, ahead = (one.baseline, one.other) if is_behind else (one.other, one.baseline)
+    name, epochs = ahead.optimizer, range(parting, ahead.epoch + 1)
+    measured = [_llc_at(name, optimizers[name], epoch, ahead.num_epochs) for epoch in epochs]
     measured = [m for m in measured if None not in (m.llc, m.std_error, m.train_loss)]
+    loss = behind.train_loss
     for before, after in reversed(list(pairwise(measured))):
-        if (
-            before.train_loss
-            >= behind.train_loss
-            > after.train_loss
-            > before.train_loss / NEAR_EPOCHS
-        ):
-            there = _interpolated(before, after, behind.train_loss)
-            return (behind, there) if behind is sgd else (there, behind)
+        near = after.train_loss > before.train_loss / NEAR_EPOCHS
+        if before.train_loss >= loss > after.train_loss and near:
+            there = _interpolated(before, after, loss)
+            return Comparison(behind, there) if is_behind else Comparison(there, behind)
     return None
 
 
@@ -264,168 +245,3 @@ def _interpolated(before: MeasuredLLC, after: MeasuredLLC, loss: float) -> Measu
         drift=(1 - share) * (before.drift or 0) + share * (after.drift or 0),
         train_loss=loss,
     )
-
-
-def _is_unequal(a: float, b: float) -> bool:
-    return abs(a - b) > UNEQUAL_LOSS * max(abs(a), abs(b))
-
-
-def _difference(sgd: MeasuredLLC, ngd: MeasuredLLC) -> tuple[float, tuple[float, float] | None]:
-    """NGD − SGD and its 95 % interval, from two independent standard errors; no interval without
-    both.
-    """
-    difference = ngd.llc - sgd.llc
-    return difference, interval_of(difference, sgd.std_error, ngd.std_error)
-
-
-def _direction(interval: tuple[float, float] | None) -> str | None:
-    if interval is None:
-        return None
-    return "higher" if interval[0] > 0 else "lower" if interval[1] < 0 else "undetected"
-
-
-def _headline(direction: str | None, name: str) -> str:
-    return {
-        None: "No verdict: a standard error is missing, so the difference has no interval.",
-        "higher": (
-            f"NGD's {name} is higher, i.e. its solution is less degenerate at these settings, as"
-            " published."
-        ),
-        "lower": (
-            f"NGD's {name} is lower, i.e. its solution is more degenerate at these settings, "
-            "opposite to published."
-        ),
-        "undetected": (
-            "No difference detected: its interval includes 0. "
-            "In the published runs NGD's final LLC is higher."
-        ),
-    }[direction]
-
-
-def _statement(measured, results: Mapping) -> str:
-    parts = [
-        f"{label(final.optimizer)} {with_error(final.llc, final.std_error)} after epoch"
-        f" {final.epoch}"
-        + (
-            f" (drift {drift_text(final.drift, final.std_error)})"
-            if final.drift is not None
-            else ""
-        )
-        for final in measured
-    ]
-    return f"LLC, mean ± standard error: {'; '.join(parts)}. Sampled with {settings_text(results)}."
-
-
-def _difference_sentence(difference: float, interval, sgd: MeasuredLLC, ngd: MeasuredLLC) -> str:
-    losses = f"at {_final(ngd)}training losses of {_loss(sgd)} (SGD) and {_loss(ngd)} (NGD)"
-    if interval is None:
-        return (
-            f"Difference NGD − SGD: {difference:+.4g}, without an interval, from one training seed,"
-            f" {losses}."
-        )
-    value, ends = difference_texts(difference, interval)
-    return (
-        f"Difference NGD − SGD: {value}, 95 % interval from {ends} (sampling error only, one"
-        f" training seed), {losses}."
-    )
-
-
-def _pair_sentence(difference: float, interval, sgd: MeasuredLLC, ngd: MeasuredLLC) -> str:
-    value, ends = difference_texts(difference, interval)
-    parts = [
-        f"{label(m.optimizer)} {with_error(m.llc, m.std_error)} by epoch {m.epoch}"
-        for m in (sgd, ngd)
-    ]
-    return (
-        f"At equal training loss ({_loss(sgd)}, the one that went further interpolated between"
-        f" epochs): {', '.join(parts)}; difference NGD − SGD {value}, 95 % interval from {ends}"
-        " (sampling error only, one training seed)."
-    )
-
-
-def _final(final: MeasuredLLC) -> str:
-    return "final " if final.epoch == final.num_epochs else ""
-
-
-def _loss(final: MeasuredLLC) -> str:
-    return "unknown" if final.train_loss is None else f"{final.train_loss:#.3g}"
-
-
-def _training_warnings(optimizers: Mapping, parting: int) -> list[str]:
-    warnings = []
-    for name, series in optimizers.items():
-        epoch = series.get("diverged_epoch")
-        if epoch is not None and name == "ngd" and epoch <= parting:
-            warnings.append(
-                f"NGD never started: the SGD run it was to go on from diverged in epoch {epoch}."
-            )
-        elif epoch is not None:
-            warnings.append(
-                f"{label(name)} diverged in epoch {epoch}; nothing was measured from that epoch on."
-            )
-        skipped = max(
-            (value for value in series.get("num_skipped_updates") or () if value), default=0
-        )
-        if skipped:
-            warnings.append(
-                f"{label(name)} skipped {skipped:g} updates of a tensor: their gradient was not"
-                " finite."
-            )
-    return warnings
-
-
-def _sampling_warnings(final: MeasuredLLC, num_chains: int) -> list[str]:
-    name, warnings = label(final.optimizer), []
-    if final.num_diverged_chains:
-        warnings.append(
-            f"{name}: {final.num_diverged_chains} of {num_chains} chains diverged at epoch"
-            f" {final.epoch}."
-        )
-    if final.llc is None:
-        return [*warnings, f"{name} has no LLC at epoch {final.epoch}, the last one sampled."]
-    if final.num_unsettled_chains:
-        warnings.append(
-            f"{name}: {final.num_unsettled_chains} of {num_chains} chains had not settled at epoch"
-            f" {final.epoch} (still rising or still falling)."
-        )
-    if final.std_error is None:
-        warnings.append(
-            f"{name}'s {final.name} has no standard error, so no interval can be given."
-        )
-    # Doubling the draws, from the first half to the whole, moved the estimate by whole − first half
-    # = drift.
-    elif final.drift is not None and abs(final.drift) > final.std_error:
-        warnings.append(
-            f"{name}'s {final.name} is still drifting: the number depends on the draws. The second"
-            f" half of the draws is {drift_text(final.drift, final.std_error)} from the whole,"
-            f" beyond the standard error of {final.std_error:#.2g}."
-        )
-    if final.acceptance is not None and final.acceptance < LOW_ACCEPTANCE:
-        warnings.append(
-            f"{name}: MALA would have accepted only {final.acceptance:.0%} of the steps, so their"
-            " size may bias the LLC; compare with a smaller sampler_lr."
-        )
-    if final.ess is not None and final.ess < FEW_DRAWS:
-        warnings.append(
-            f"{name}: the draws are worth {final.ess:.0f} independent ones, too few to trust the"
-            " standard error itself."
-        )
-    return warnings
-
-
-def _drift_exceeds(difference: float, sgd: MeasuredLLC, ngd: MeasuredLLC) -> bool:
-    return max(abs(sgd.drift or 0), abs(ngd.drift or 0)) >= abs(difference) > 0
-
-
-def _comparison_warnings(difference: float, sgd: MeasuredLLC, ngd: MeasuredLLC) -> list[str]:
-    warnings = []
-    if _drift_exceeds(difference, sgd, ngd):
-        warnings.append(
-            "The drift is as large as the difference: more draws could change its sign."
-        )
-    if None not in (sgd.train_loss, ngd.train_loss) and _is_unequal(sgd.train_loss, ngd.train_loss):
-        warnings.append(
-            f"The {_final(ngd)}training losses differ ({_loss(sgd)} for SGD, {_loss(ngd)} for NGD):"
-            f" {EQUAL_LOSS_NOTE}"
-        )
-    return warnings

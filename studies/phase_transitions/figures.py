@@ -1,71 +1,24 @@
-"""What happens to LLC and curvature where training leaves a plateau? Figures from the results of
-`measure`.
-
-Nothing here measures; what was not measured is left out.
+"""What happens to LLC and curvature where training leaves a plateau? Every figure, section by
+section; what was not measured is left out.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
-import numpy as np
 import plotly.graph_objects as go
 
-from degeneracy.curvature.spectrum import (
-    Spectrum,
-    count_above,
-    density,
-    density_grid,
-    spectrum_from,
-)
 from degeneracy.report import curvature_figures
-from degeneracy.report.curvature_figures import stretched, unstretched
+from degeneracy.report.page import Drawing, Section
 from degeneracy.report.run_figures import loss_figure
-from degeneracy.report.style import (
-    INK,
-    PARAMETER_COLOURS,
-    SOFT,
-    SYMBOLS,
-    axis_scale,
-    empty_figure,
-    hover_texts,
-    label,
-    llc_axis,
-    optimizer_colour,
-    optimizer_line,
-)
-from studies.phase_transitions.phases import (
-    LLCPoint,
-    Results,
-    llc_points,
-    optimizers_of,
-    phases_of,
-    swap_epoch,
-    threshold_of,
-    transitions_of,
-)
+from degeneracy.report.style import optimizer_colours
+from degeneracy.runs.results import optimizers_of, swap_epoch
+from degeneracy.texts import label
+from studies.phase_transitions.developmental_figure import developmental_figure
+from studies.phase_transitions.phases import Results, threshold_of, transitions_of
+from studies.phase_transitions.rule import Transition
+from studies.phase_transitions.spectra_figures import density_figure, spectra_figure
 
-PHASE_COLOURS = {
-    "before": PARAMETER_COLOURS[4],
-    "across": PARAMETER_COLOURS[3],
-    "after": PARAMETER_COLOURS[2],
-    "end": PARAMETER_COLOURS[0],
-}
-PHASE_COLOURS |= {
-    "first": PHASE_COLOURS["before"],
-    "middle": PHASE_COLOURS["across"],
-    "last": PHASE_COLOURS["end"],
-}
-
-DECADES_BELOW = (
-    3  # N(h) is drawn down to this far below the smallest of the phases' largest eigenvalues
-)
-
-# times `density_grid`'s width: between the nodes near zero the curve should not fall to nothing
-SMOOTHING = 2
-
-STRETCH_DECADES = 5  # of the density's axis on each side of zero, at most
+DEPTH = 0.26  # opacity of all bands together, where all drops overlap
 
 CAPTIONS = {
     "loss": (
@@ -133,51 +86,30 @@ CAPTIONS = {
 }
 
 
-def marked(figure: go.Figure, results: Results, title: str) -> go.Figure:
-    """Adds to every panel of a figure over epochs a band for each drop, in its optimizer's colour;
-    returns the figure.
+def study_figures(results: Results, traces: Mapping) -> list[Section]:
+    """The figures of every model; of the sampled losses `traces` none are shown.
 
-    The legend names them, so that drops close to each other have no texts that collide.
+    Where there are several models, a heading begins with the model's title.
     """
-    if not figure.data:
-        return figure
-    panels = sorted({((trace.xaxis or "x"), (trace.yaxis or "y")) for trace in figure.data})
-    for optimizer, transitions in transitions_of(results, title).items():
-        name = f"{label(optimizer)}'s drop"
-        for place, (transition, (x, y)) in enumerate(
-            (t, panel) for t in transitions for panel in panels
-        ):
-            figure.add_shape(
-                type="rect",
-                x0=transition.plateau_end,
-                x1=transition.end,
-                y0=0,
-                y1=1,
-                xref=x,
-                yref=f"{y} domain",
-                fillcolor=optimizer_colour(optimizer),
-                opacity=0.13,
-                line={"width": 0},
-                layer="below",
-                name=name,
-                legendgroup=name,
-                showlegend=place == 0,
-            )
-    return figure
+    several = len(results["models"]) > 1
+    sections = []
+    for title in results["models"]:
+        for heading, keys in SECTIONS.items():
+            drawings = [
+                Drawing(drawing_key(key, title, results), CAPTIONS[key], figure)
+                for key in keys
+                if (figure := FIGURES[key](title, results)).data
+            ]
+            sections.append(Section(f"{title}: {heading}" if several else heading, drawings))
+    return [section for section in sections if section.drawings]
 
 
-def study_figures(results: Results) -> list[tuple[str, str, go.Figure]]:
-    """Every figure of every model as (key, caption, figure); what was not measured is left out.
-
-    Where there are several models, a key begins with the model's title, fit for an anchor.
+def drawing_key(key: str, title: str, results: Results) -> str:
+    """A drawing's key on the page; of several models it begins with the model's title, fit for an
+    anchor.
     """
     names = _anchors(list(results["models"]))
-    figures = [
-        (f"{name}-{key}" if len(names) > 1 else key, CAPTIONS[key], draw(title, results))
-        for title, name in names.items()
-        for key, draw in FIGURES.items()
-    ]
-    return [entry for entry in figures if entry[2].data]
+    return f"{names[title]}-{key}" if len(names) > 1 else key
 
 
 def show(results: Results, key: str) -> None:
@@ -186,6 +118,35 @@ def show(results: Results, key: str) -> None:
         figure = FIGURES[key](title, results)
         if figure.data:
             figure.show()
+
+
+def marked(figure: go.Figure, results: Results, title: str) -> go.Figure:
+    """Adds to every panel of a figure over epochs a band for each drop, in its optimizer's colour;
+    returns the figure.
+
+    The legend names them, so that drops close to each other have no texts that collide.
+    """
+    panels = sorted({(trace.xaxis or "x", trace.yaxis or "y") for trace in figure.data})
+    transitions = transitions_of(results, title)
+    colours = optimizer_colours(list(transitions))
+    for optimizer, own in transitions.items():
+        name = f"{label(optimizer)}'s drop"
+        places = [(transition, panel) for transition in own for panel in panels]
+        for place, (transition, panel) in enumerate(places):
+            look = {"fillcolor": colours[optimizer], "name": name, "legendgroup": name}
+            look["opacity"] = DEPTH / max(2, len(transitions))
+            figure.add_shape(**_band(transition, *panel), **look, showlegend=place == 0)
+    return figure
+
+
+def _band(transition: Transition, x: str, y: str) -> dict:
+    """A rectangle from the plateau's end to the drop's, over the whole height of a panel."""
+    return {
+        "type": "rect",
+        **{"x0": transition.plateau_end, "x1": transition.end, "xref": x},
+        **{"y0": 0, "y1": 1, "yref": f"{y} domain"},
+        **{"line": {"width": 0}, "layer": "below"},
+    }
 
 
 def training_figure(title: str, results: Results) -> go.Figure:
@@ -197,289 +158,29 @@ def llc_figure(title: str, results: Results) -> go.Figure:
     """LLC over epochs: measured, and of the second-order expansion by Hessian and Gauss-Newton
     matrix.
     """
-    localization = results["config"]["devinterp"]["localization"]
-    given = (
+    figure = curvature_figures.quadratic_llc_figure(
         title,
         optimizers_of(results, title),
         results["nbeta"],
-        localization,
-        swap_epoch(results),
+        results["config"]["devinterp"]["localization"],
+        swap_epoch(results["config"]),
     )
-    return marked(curvature_figures.quadratic_llc_figure(*given), results, title)
-
-
-def developmental_figure(title: str, results: Results) -> go.Figure:
-    """LLC with 95 % intervals against the training loss L(w*) in nats, one point an epoch, coloured
-    by epoch.
-    """
-    figure = empty_figure("LLC against training loss", title)
-    curves = {name: llc_points(series) for name, series in optimizers_of(results, title).items()}
-    curves = {name: points for name, points in curves.items() if points}
-    for place, (optimizer, points) in enumerate(curves.items()):
-        epochs, loss, llc, error = (
-            np.array(column, dtype=float) for column in zip(*points, strict=True)
-        )
-        line = optimizer_line(loss, llc, optimizer, std_error=error)
-        line.line.width = 1
-        look = {"size": 9, "symbol": SYMBOLS[place % len(SYMBOLS)]}
-        look |= {"line": {"color": optimizer_colour(optimizer), "width": 1.5}}
-        line.marker = look | {"color": epochs, "coloraxis": "coloraxis"}
-        line.customdata = [
-            f"{label(optimizer)}, epoch {e:g}: {hover}, loss {x:.4g}"
-            for e, hover, x in zip(epochs, line.customdata, loss, strict=True)
-        ]
-        figure.add_trace(
-            line.update(hovertemplate="%{customdata}<extra></extra>", showlegend=False)
-        )
-        key = go.Scatter(
-            x=[None], y=[None], mode="lines+markers", name=line.name, legendgroup=line.legendgroup
-        )
-        figure.add_trace(
-            key.update(line=line.line, marker=look | {"color": "white"}, hoverinfo="skip")
-        )
-    losses = np.array([point.loss for points in curves.values() for point in points])
-    scale = axis_scale([losses])
-    if scale:  # the labels' texts must not widen it
-        ends = np.log10([losses.min(), losses.max()])
-        scale["range"] = ends + 0.08 * np.ptp(ends) * np.array([-1, 1])
-    _label_phases(figure, curves, phases_of(results, title), is_log=bool(scale))
-    colours = {
-        "colorscale": "Viridis",
-        "cmin": 0,
-        "cmax": results["config"]["experiment"]["num_epochs"],
-    }
-    bar = {
-        "title": {"text": "epoch", "font": {"size": 13}},
-        "thickness": 12,
-        "outlinewidth": 0,
-        "tickformat": "d",
-    }
-    figure.update_layout(hovermode="closest", coloraxis={**colours, "colorbar": bar}, height=520)
-    figure.update_xaxes(title_text="training loss L(w*) (nats, training set)", **scale)
-    return figure.update_yaxes(title_text=llc_axis(results))
-
-
-def _label_phases(
-    figure: go.Figure, curves: Mapping[str, list[LLCPoint]], phases: Mapping, is_log: bool
-) -> None:
-    """Labels the points before and after the drop: the highest above itself, the others below,
-    aside of the curve.
-    """
-    for phase, side in (("before", -1), ("after", 1)):
-        points = [
-            (p, name)
-            for name, curve in curves.items()
-            for p in curve
-            if p.epoch == phases[name].get(phase)
-        ]
-        points.sort(key=lambda one: -one[0].llc)
-        for place, (point, optimizer) in enumerate(points):
-            colour = optimizer_colour(optimizer)
-            figure.add_annotation(
-                x=math.log10(point.loss) if is_log else point.loss,
-                y=point.llc,
-                ax=24 * side,
-                ay=-44 if place == 0 else 20 + 24 * place,
-                arrowcolor=colour,
-                arrowwidth=1,
-                arrowhead=0,
-                standoff=6,
-                xanchor="left" if side > 0 else "right",
-                bgcolor="rgba(255,255,255,0.8)",
-                text=f"{label(optimizer)} {phase}, epoch {point.epoch}",
-                font={"color": colour, "size": 12},
-            )
-
-
-def spectra_figure(title: str, results: Results) -> go.Figure:
-    """Number of eigenvalues above h, log-log, before, across and after the drop: Hessian and
-    Gauss-Newton matrix.
-    """
-    optimizers = optimizers_of(results, title)
-    shown = [  # (optimizer, phase, epoch, spectrum or None, Fisher eigenvalues)
-        (optimizer, phase, epoch, spectrum, eigenvalues)
-        for optimizer, phases in phases_of(results, title).items()
-        for phase, epoch in phases.items()
-        for spectrum, eigenvalues in [_spectra_at(optimizers[optimizer], epoch)]
-        if spectrum is not None or len(eigenvalues)
-    ]
-    panels = {
-        optimizer: column
-        for column, optimizer in enumerate(dict.fromkeys(o for o, *_ in shown), start=1)
-    }
-    figure = empty_figure("Number of eigenvalues N(h) above h", title, columns=max(1, len(panels)))
-    tops = [_largest_eigenvalue(spectrum, eigenvalues) for *_, spectrum, eigenvalues in shown]
-    tops = [top for top in tops if top > 0]
-    if not tops:
-        return figure
-    threshold = threshold_of(results)
-    low = max(min(tops) / 10**DECADES_BELOW, max(tops) * 1e-12)
-    high = 2 * max(tops)
-    low, high = min(low, threshold / 3), max(high, 3 * threshold)
-    grid = np.geomspace(low, high, 200)
-    for optimizer, phase, epoch, spectrum, eigenvalues in shown:
-        name, colour = f"{label(optimizer)}, {phase} (epoch {epoch})", PHASE_COLOURS[phase]
-        if spectrum is not None:
-            counts = [count_above(spectrum, h) for h in grid]
-            values = np.array([count.value for count in counts])
-            errors = np.array(
-                [np.nan if count.std_error is None else count.std_error for count in counts]
-            )
-            line = go.Scatter(
-                x=grid, y=values, mode="lines", customdata=hover_texts(values, errors)
-            )
-            line.update(line={"color": colour, "width": 2}, name=f"{name}, Hessian")
-            _add_count(figure, line, panels[optimizer])
-        if len(eigenvalues):
-            line = go.Scatter(x=eigenvalues, y=1 + np.arange(len(eigenvalues)), mode="lines")
-            line.update(customdata=[f"{count:,}" for count in line.y], name=f"{name}, Gauss-Newton")
-            line.update(line={"color": colour, "width": 2, "dash": "dot", "shape": "hv"})
-            _add_count(figure, line, panels[optimizer])
-    _add_spectra_legend(figure, shown)
-    for column in panels.values():
-        figure.add_vline(
-            x=threshold,
-            col=column,
-            row=1,
-            line={"color": SOFT, "width": 1.5, "dash": "dash"},
-            layer="below",
-            name=f"γ/nβ = {threshold:.3g}",
-            showlegend=column == 1,
-            legendgroup="threshold",
-        )
-    for optimizer, column in panels.items():
-        axis = "" if column == 1 else column
-        figure.add_annotation(
-            x=0,
-            xref=f"x{axis} domain",
-            y=1,
-            yref=f"y{axis} domain",
-            xanchor="left",
-            yanchor="bottom",
-            text=label(optimizer),
-            showarrow=False,
-            font={"color": optimizer_colour(optimizer), "size": 13},
-        )
-    ends, decades = [math.log10(low), math.log10(high)], math.log10(high / low)
-    figure.update_xaxes(
-        title_text="h (nats / weight²)", type="log", dtick=max(1, round(decades / 4)), range=ends
-    )
-    figure.update_xaxes(tickformat=".0e")
-    most = max(
-        max(
-            (y for x, y in zip(line.x, line.y, strict=True) if x is not None and x >= low),
-            default=1,
-        )
-        for line in figure.data
-    )
-    figure.update_yaxes(
-        title_text="N(h)",
-        type="log",
-        dtick=1,
-        range=[-0.3, math.log10(2 * most)],
-        tickformat="~s",
-        matches="y",
-    )
-    for column in list(panels.values())[1:]:
-        figure.update_yaxes(showticklabels=False, col=column)  # the first panel's
-    return figure.update_layout(hovermode="closest", height=540)
-
-
-def _add_count(figure: go.Figure, line: go.Scatter, column: int) -> None:
-    line.update(
-        showlegend=False,
-        hovertemplate=f"{line.name}<br>%{{customdata}} above %{{x:.3g}}<extra></extra>",
-    )
-    figure.add_trace(line, row=1, col=column)
-
-
-def _add_spectra_legend(figure: go.Figure, shown: Sequence[tuple]) -> None:
-    """Empty traces: a key to the colours, with the epochs, and to the dashes."""
-    for phase in dict.fromkeys(
-        phase for phase in PHASE_COLOURS if any(phase == one for _, one, *_ in shown)
-    ):
-        epochs = ", ".join(
-            f"{label(optimizer)} {epoch}" for optimizer, one, epoch, *_ in shown if one == phase
-        )
-        key = go.Scatter(
-            x=[None], y=[None], mode="lines", hoverinfo="skip", name=f"{phase} (epoch: {epochs})"
-        )
-        figure.add_trace(key.update(line={"color": PHASE_COLOURS[phase], "width": 4}), row=1, col=1)
-    for name, dash in (("Hessian", "solid"), ("Gauss-Newton", "dot")):
-        key = go.Scatter(x=[None], y=[None], mode="lines", hoverinfo="skip", name=name)
-        figure.add_trace(key.update(line={"color": INK, "width": 2, "dash": dash}), row=1, col=1)
-
-
-def density_figure(title: str, results: Results) -> go.Figure:
-    """Spectral density of the Hessian with a slider over epochs, on an axis that is logarithmic on
-    both sides of zero.
-
-    A plateau's spectrum is thousands of times narrower than that after the drop: on a linear axis
-    for both it would be a spike at zero, as wide as the smoothing.
-    """
-    model = results["models"][title]
-    spectra = {
-        optimizer: [
-            None if found is None else spectrum_from(found)
-            for found in series.get("spectrum") or []
-        ]
-        for optimizer, series in model["optimizers"].items()
-    }
-    measured = [
-        spectrum for of_epoch in spectra.values() for spectrum in of_epoch if spectrum is not None
-    ]
-    extents = [float(np.abs(spectrum.nodes[spectrum.weights > 0]).max()) for spectrum in measured]
-    extents = [extent for extent in extents if extent > 0]
-    if not extents:
-        return empty_figure("Spectrum of the Hessian", title)
-    # Below the smallest extent, so that there are powers of ten to label on every epoch's axis.
-    linear_below = 10.0 ** math.floor(
-        math.log10(max(min(extents), max(extents) * 10**-STRETCH_DECADES) / 2)
-    )
-
-    def on_axis(spectrum: Spectrum) -> Spectrum:
-        return replace(spectrum, nodes=stretched(spectrum.nodes, linear_below))
-
-    places, width = density_grid([on_axis(spectrum) for spectrum in measured])
-    width *= SMOOTHING
-    places = np.linspace(places[0] - 4 * width, places[-1] + 4 * width, len(places))
-    densities = {
-        optimizer: {
-            "spectral_density": [
-                None if spectrum is None else density(on_axis(spectrum), places, width)
-                for spectrum in of_epoch
-            ]
-        }
-        for optimizer, of_epoch in spectra.items()
-    }
-    grid = unstretched(places, linear_below)
-    figure = curvature_figures.density_figure(
-        title, densities, grid, model["num_parameters"], linear_below=linear_below
-    )
-    threshold = threshold_of(results)
-    figure.add_vline(
-        x=float(stretched(threshold, linear_below)),
-        line={"color": SOFT, "width": 1.5, "dash": "dash"},
-        layer="below",
-        name=f"γ/nβ = {threshold:.3g}",
-        showlegend=True,
-    )
-    return figure
+    return marked(figure, results, title)
 
 
 def top_eigenvalues_figure(title: str, results: Results) -> go.Figure:
     """The largest eigenvalues of the Hessian over epochs."""
-    given = title, optimizers_of(results, title)
-    figure = curvature_figures.top_eigenvalues_figure(*given, swap_epoch=swap_epoch(results))
+    figure = curvature_figures.top_eigenvalues_figure(
+        title, optimizers_of(results, title), swap_epoch=swap_epoch(results["config"])
+    )
     return marked(figure, results, title)
 
 
 def rank_figure(title: str, results: Results) -> go.Figure:
-    """Number of eigenvalues above γ/nβ over epochs, of the Hessian and of the Gauss-Newton matrix."""
-    threshold = threshold_of(results)
-    words = f"γ/nβ = {threshold:.3g}"
+    """Number of eigenvalues above γ/nβ over epochs, of Hessian and Gauss-Newton matrix."""
+    threshold = f"γ/nβ = {threshold_of(results):.3g}"
     figure = curvature_figures.rank_figure(
-        title, optimizers_of(results, title), words, swap_epoch(results)
+        title, optimizers_of(results, title), threshold, swap_epoch(results["config"])
     )
     return marked(figure, results, title)
 
@@ -487,7 +188,7 @@ def rank_figure(title: str, results: Results) -> go.Figure:
 def three_way_figure(title: str, results: Results) -> go.Figure:
     """Traces of Hessian, Fisher and empirical Fisher over epochs, and how far they are apart."""
     figure = curvature_figures.three_way_figure(
-        title, optimizers_of(results, title), swap_epoch(results)
+        title, optimizers_of(results, title), swap_epoch(results["config"])
     )
     return marked(figure, results, title)
 
@@ -497,7 +198,7 @@ def fisher_histogram_figure(title: str, results: Results) -> go.Figure:
     return curvature_figures.fisher_histogram_figure(title, optimizers_of(results, title))
 
 
-FIGURES: dict[str, Callable[[str, Results], go.Figure]] = {  # in the report's order
+FIGURES: dict[str, Callable[[str, Results], go.Figure]] = {
     "loss": training_figure,
     "llc": llc_figure,
     "developmental": developmental_figure,
@@ -508,22 +209,11 @@ FIGURES: dict[str, Callable[[str, Results], go.Figure]] = {  # in the report's o
     "three-way": three_way_figure,
     "fisher-histogram": fisher_histogram_figure,
 }
-
-
-def _spectra_at(series: Mapping, epoch: int) -> tuple[Spectrum | None, np.ndarray]:
-    """The Hessian's spectrum, None where not measured, and the Gauss-Newton matrix's positive
-    eigenvalues.
-    """
-    spectra, eigenvalues = series.get("spectrum") or (), series.get("fisher_eigenvalues") or ()
-    found = spectra[epoch] if epoch < len(spectra) else None
-    exact = eigenvalues[epoch] if epoch < len(eigenvalues) else None
-    exact = np.array(exact or (), dtype=float)
-    return None if found is None else spectrum_from(found), exact[exact > 0]
-
-
-def _largest_eigenvalue(spectrum: Spectrum | None, eigenvalues: np.ndarray) -> float:
-    known = [] if spectrum is None else [float(spectrum.nodes[spectrum.weights > 0].max())]
-    return max([*known, *eigenvalues[:1]])
+SECTIONS = {  # heading → keys of `FIGURES`, in the report's order
+    "Loss and LLC": ("loss", "llc", "developmental"),
+    "Spectrum of the Hessian": ("spectra", "density", "top-eigenvalues", "rank"),
+    "Hessian and Fisher information": ("three-way", "fisher-histogram"),
+}
 
 
 def _anchors(titles: Sequence[str]) -> dict[str, str]:

@@ -9,8 +9,8 @@ not finished is shown too.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from degeneracy.runs.results import at, optimizers_of
 from degeneracy.texts import number
-from studies.ngd_sgd.verdict import at
 from studies.phase_transitions.rule import Transition, find_transitions
 
 Results = Mapping
@@ -33,65 +33,50 @@ def transitions_of(results: Results, title: str) -> dict[str, list[Transition]]:
     Of a loss with an epoch missing in between, what comes after is left out.
     """
     rule = results["config"]["transitions"]
+    losses = {name: known_losses(one) for name, one in optimizers_of(results, title).items()}
     return {
-        optimizer: find_transitions([None] * first + losses, **rule)
-        for optimizer, series in optimizers_of(results, title).items()
-        for first, losses in [known_losses(series)]
+        optimizer: find_transitions([None] * first + known, **rule)
+        for optimizer, (first, known) in losses.items()
     }
 
 
 def phases_of(results: Results, title: str) -> dict[str, dict[str, int]]:
-    """The epochs to compare, optimizer → phase → epoch: of the transition that falls most, and the
-    last one.
+    """The epochs to compare, optimizer → phase → epoch; empty where there is no loss."""
+    return {
+        optimizer: _phases(transitions, *known_losses(optimizers_of(results, title)[optimizer]))
+        for optimizer, transitions in transitions_of(results, title).items()
+    }
+
+
+def _phases(
+    transitions: Sequence[Transition], first: int, losses: Sequence[float]
+) -> dict[str, int]:
+    """Those of the transition that falls most, and the last one.
 
     `before` is the plateau's end, `across` the epoch that falls most, `after` the drop's end, `end`
     the last epoch; the ones that coincide with an earlier named one are left out, `across` where it
     is `after`. Without a transition they are `first`, `middle` and `last`.
     """
-    found = {}
-    for optimizer, transitions in transitions_of(results, title).items():
-        first, losses = known_losses(optimizers_of(results, title)[optimizer])
-        last = first + len(losses) - 1
-        if not losses:
-            found[optimizer] = {}
-        elif transitions:
-            main = largest_drop(transitions)
-            phases = {
-                "before": main.plateau_end,
-                "across": main.steepest,
-                "after": main.end,
-                "end": last,
-            }
-            phases = {
-                phase: epoch
-                for phase, epoch in phases.items()
-                if not (phase in ("across", "end") and epoch == main.end)
-            }
-            found[optimizer] = phases
-        else:
-            by_epoch = {
-                last: "last",
-                (first + last) // 2: "middle",
-                first: "first",
-            }  # the earlier name wins
-            found[optimizer] = {name: epoch for epoch, name in sorted(by_epoch.items())}
-    return found
+    if not losses:
+        return {}
+    last = first + len(losses) - 1
+    if not transitions:
+        # of one epoch the last name stands
+        by_epoch = {last: "last", (first + last) // 2: "middle", first: "first"}
+        return {name: epoch for epoch, name in sorted(by_epoch.items())}
+    main = largest_drop(transitions)
+    phases = {"before": main.plateau_end}
+    if main.steepest != main.end:
+        phases["across"] = main.steepest
+    phases["after"] = main.end
+    if last != main.end:
+        phases["end"] = last
+    return phases
 
 
 def largest_drop(transitions: Sequence[Transition]) -> Transition:
     """The one in which the loss falls most."""
     return max(transitions, key=lambda transition: transition.loss_before - transition.loss_after)
-
-
-def optimizers_of(results: Results, title: str) -> Mapping[str, Mapping]:
-    """Optimizer → series of a model."""
-    return results["models"][title]["optimizers"]
-
-
-def swap_epoch(results: Results) -> int | None:
-    """After which the optimizers part in a swap run; None in others."""
-    experiment = results["config"]["experiment"]
-    return experiment["cut_off_epochs"] if experiment["experiment_type"] == "swap" else None
 
 
 def threshold_of(results: Results) -> float:

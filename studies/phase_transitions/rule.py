@@ -54,9 +54,9 @@ def find_transitions(
             not finite between others.
 
     Example:
-        >>> find_transitions([2.3, 2.3, 2.3, 2.2, 0.5, 0.2, 0.19])
-        [Transition(plateau_start=0, plateau_end=2, steepest=4, end=5, loss_before=2.3,
-        loss_after=0.2)]
+        >>> (found,) = find_transitions([2.3, 2.3, 2.3, 2.2, 0.5, 0.2, 0.19])
+        >>> found.plateau_end, found.steepest, found.end
+        (2, 4, 5)
     """
     if not 0 <= flat < steep <= 1:
         raise ValueError(
@@ -77,9 +77,8 @@ def find_transitions(
     kept = [float(losses[epoch]) for epoch in known]
     if (size := max(kept) - min(kept)) == 0:
         return []
-    falls = [
-        (before - after) / size for before, after in pairwise(kept)
-    ]  # falls[i] is that of epoch first + i + 1
+    # falls[i] is that of epoch first + i + 1
+    falls = [(before - after) / size for before, after in pairwise(kept)]
     found = []
     for start, end in _runs([fall > flat for fall in falls]):
         begin = start

@@ -2,36 +2,69 @@
 sections more.
 """
 
-import os
-from collections.abc import Mapping
-from typing import Any, Self
+from pydantic import Field
 
-from pydantic import Field, model_validator
-
-from degeneracy.config.reader import Section, read_settings
-from degeneracy.runs.config import Config, DataSettings
+from degeneracy.config.section import Section, rule, with_defaults
+from degeneracy.config.words import shown
+from degeneracy.llc.settings import SamplerSettings
+from degeneracy.runs.config import Config, DataSettings, ExperimentSettings
 from degeneracy.runs.rules import TRAIN_SIZES
 
-# Where they differ from a run's. So deep and at this rate both optimizers sit on a plateau for 500
-# to 800 steps.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "experiment": {
-        "experiment_type": "standard",
-        "robustness": False,
-        "hidden_nodes": [64],
-        "hidden_layers": [8],
-        "hidden_conv_layers": [7],
-        "num_epochs": 18,
-        "sgd_lr": 0.02,
-        "ngd_lr": 0.02,
-    },
-    "data": {"dataset": "mnist", "batch_size": 64, "num_hessian_batches": 3},
-    "devinterp": {"num_draws": 400, "num_burnin_steps": 300, "nbeta": 100.0},
-}
+# So deep and at this rate both optimizers sit on a plateau for 500 to 800 steps.
+DeepExperiment = with_defaults(
+    ExperimentSettings,
+    experiment_type="standard",
+    robustness=False,
+    hidden_nodes=[64],
+    hidden_layers=[8],
+    hidden_conv_layers=[7],
+    num_epochs=18,
+    sgd_lr=0.02,
+    ngd_lr=0.02,
+)
+SmallData = with_defaults(DataSettings, dataset="mnist", batch_size=64, num_hessian_batches=3)
+ShortSampling = with_defaults(SamplerSettings, num_draws=400, num_burnin_steps=300, nbeta=100.0)
 
 
-class ImageSettings(DataSettings):
-    """A run's data, cut to its first images: so that an epoch is short enough to look after each."""
+@rule("robustness")
+def robustness_is_not_measured(robustness: bool) -> str | None:
+    """This study has no grid."""
+    if robustness:
+        return "true given; allowed: false, for this study does not measure it"
+    return None
+
+
+class TransitionExperiment(DeepExperiment):
+    """What is trained, how, and when it is measured."""
+
+    rules = (robustness_is_not_measured,)
+
+
+@rule("num_train_images", "dataset")
+def images_are_there(num_images: int | None, dataset: str) -> str | None:
+    """A training set has so many images."""
+    if num_images is not None and num_images > TRAIN_SIZES[dataset]:
+        return f"{num_images} given; allowed: at most {TRAIN_SIZES[dataset]}, or null"
+    return None
+
+
+@rule("num_train_images", "batch_size", "num_hessian_batches")
+def curvature_batches_are_there(
+    num_images: int | None, batch_size: int, num_batches: int
+) -> str | None:
+    """Curvature is taken on so many batches of them."""
+    if num_images is not None and num_images < batch_size * num_batches:
+        return (
+            f"{num_images} given; allowed: at least data.batch_size · data.num_hessian_batches,"
+            f" {batch_size * num_batches}"
+        )
+    return None
+
+
+class ImageSettings(SmallData):
+    """A run's data, cut to its first images: so an epoch is short enough to look after each."""
+
+    rules = (images_are_there, curvature_batches_are_there)
 
     num_train_images: int | None = Field(
         6400, ge=2, description="The first ones of the training set; null: all."
@@ -40,27 +73,43 @@ class ImageSettings(DataSettings):
         1000, ge=1, le=10_000, description="The first of the test set; null: all."
     )
 
-    @model_validator(mode="after")
-    def _are_there(self) -> Self:
-        size = TRAIN_SIZES[self.dataset]
-        if self.num_train_images is None:
-            return self
-        if self.num_train_images > size:
-            raise ValueError(
-                f"num_train_images: {self.num_train_images} given; allowed: at most {size}, or null"
-            )
-        if (wanted := self.batch_size * self.num_hessian_batches) > self.num_train_images:
-            raise ValueError(
-                f"num_train_images: {self.num_train_images} given; allowed: at least batch_size ·"
-                f" num_hessian_batches, {wanted}"
-            )
-        return self
+
+@rule("sampler")
+def sampler_has_localization(sampler: str) -> str | None:
+    """SGNHT samples without γ."""
+    if sampler == "sgnht":
+        return '"sgnht" given; allowed: others, for it has no γ to compare spectra at'
+    return None
+
+
+@rule("localization", "sampler")
+def localization_is_positive(localization: float, sampler: str) -> str | None:
+    """A spectrum's predicted LLC needs one."""
+    if localization == 0 and sampler != "sgnht":
+        return f"{shown(localization)} given; allowed: above 0, for spectra are compared at γ/nβ"
+    return None
+
+
+class LocalSampling(ShortSampling):
+    """How the local learning coefficient (LLC) is sampled: the config's `devinterp` section."""
+
+    rules = (sampler_has_localization, localization_is_positive)
+
+
+@rule("flat", "steep")
+def flat_is_below_steep(flat: float, steep: float) -> str | None:
+    """No epoch is both."""
+    if flat >= steep:
+        return f"{shown(flat)} given; allowed: below transitions.steep, {shown(steep)}"
+    return None
 
 
 class TransitionSettings(Section):
     """What counts as a transition: the arguments of `rule.find_transitions`, on the validation
     loss.
     """
+
+    rules = (flat_is_below_steep,)
 
     flat: float = Field(
         0.02,
@@ -73,17 +122,21 @@ class TransitionSettings(Section):
     )
     min_plateau: int = Field(2, ge=1, description="Flat epochs in a row that make a plateau.")
 
-    @model_validator(mode="after")
-    def _are_ordered(self) -> Self:
-        if self.flat >= self.steep:
-            raise ValueError(f"flat: {self.flat} given; allowed: below steep, {self.steep}")
-        return self
+
+@rule("num_eigenvalues", "num_steps")
+def eigenvalues_are_found(num_eigenvalues: int, num_steps: int) -> str | None:
+    """Lanczos finds one a step at most."""
+    if num_eigenvalues > num_steps:
+        return f"{num_eigenvalues} given; allowed: at most curvature.num_steps, {num_steps}"
+    return None
 
 
 class CurvatureSettings(Section):
     """How the spectrum is measured after every epoch, on data.num_hessian_batches batches of
     images.
     """
+
+    rules = (eigenvalues_are_found,)
 
     num_probes: int = Field(
         4, ge=2, le=10_000, description="Probes of the Hessian's spectrum; an error needs two."
@@ -96,53 +149,14 @@ class CurvatureSettings(Section):
         10, ge=2, le=10_000, description="Probes of the distances of Hessian and Fisher."
     )
 
-    @model_validator(mode="after")
-    def _are_found(self) -> Self:
-        if self.num_eigenvalues > self.num_steps:
-            raise ValueError(
-                f"num_eigenvalues: {self.num_eigenvalues} given; allowed: at most num_steps"
-            )
-        return self
-
 
 class Settings(Config):
-    """The whole study's; every key has a default."""
+    """LLC and curvature where training leaves a plateau; every key has a default."""
 
+    published_form = ()
+
+    experiment: TransitionExperiment = Field(default_factory=TransitionExperiment)
     data: ImageSettings = Field(default_factory=ImageSettings)
+    devinterp: LocalSampling = Field(default_factory=LocalSampling)
     transitions: TransitionSettings = Field(default_factory=TransitionSettings)
     curvature: CurvatureSettings = Field(default_factory=CurvatureSettings)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_defaults(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        sections = {name: given.get(name, {}) for name in DEFAULTS}
-        filled = {
-            name: DEFAULTS[name] | s for name, s in sections.items() if isinstance(s, Mapping)
-        }
-        return {**given, **filled}
-
-    @model_validator(mode="after")
-    def _is_measured(self) -> Self:
-        if self.devinterp.sampler == "sgnht":
-            raise ValueError(
-                'devinterp.sampler: "sgnht" given; allowed: others, for it has no γ to compare'
-                " spectra at"
-            )
-        if self.devinterp.localization <= 0:
-            raise ValueError(
-                "devinterp.localization: 0 given; allowed: above 0, for spectra are compared at"
-                " γ/nβ"
-            )
-        if self.experiment.robustness:
-            raise ValueError(
-                "experiment.robustness: true given; allowed: false, for this study does not"
-                " measure it"
-            )
-        return self
-
-
-def load_settings(path: str | os.PathLike[str]) -> Settings:
-    """The study's config from a JSON file; raises as `config.reader.read_settings`."""
-    return read_settings(path, Settings)
