@@ -4,6 +4,7 @@ import copy
 import doctest
 import math
 import pickle
+from itertools import count, islice
 
 import numpy as np
 import pytest
@@ -23,15 +24,11 @@ BOTH_ARITHMETICS = pytest.mark.parametrize("arithmetic", ["stable", "published"]
 NEEDS_CUDA = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device in this machine"
 )
-SWAP = {
-    "lr": 0.01,
-    "momentum": 0.9,
-    "nesterov": True,
-    "eta": 0.9,
-}  # the primary experiment, α apart
+# the primary experiment, α apart
+SWAP = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "eta": 0.9}
 
 
-# ---------------------------------------------------------------------------------------------------------- helpers
+# ------------------------------------------------------------------------------------------ helpers
 
 
 def random_gradients(shape, steps, seed=0, scale=1.0, dtype=torch.float64):
@@ -94,20 +91,22 @@ def small_problem(dtype=torch.float32, seed=0):
 
 
 def mnist_steps(mnist, make_optimizer, steps, device="cpu", model=None):
-    """Trains on MNIST in minibatches of 128; yields (model, optimizer) before each step is taken."""
+    """Trains on MNIST in minibatches of 128; yields (model, optimizer) before each step."""
     torch.manual_seed(1)
     model = (model or FFNN()).to(device)
     optimizer = make_optimizer(model.parameters())
     inputs, labels = mnist.train
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    for batch in order.split(128)[:steps]:
+    generator = torch.Generator().manual_seed(0)
+    epochs = (torch.randperm(len(inputs), generator=generator) for _ in count())
+    batches = (batch for order in epochs for batch in order.split(128))
+    for batch in islice(batches, steps):
         optimizer.zero_grad()
         F.cross_entropy(model(inputs[batch].to(device)), labels[batch].to(device)).backward()
         yield model, optimizer
         optimizer.step()
 
 
-# ---------------------------------------------------------------------------------------- against torch.optim.SGD
+# -------------------------------------------------------------------------- against torch.optim.SGD
 
 SGD_SETTINGS = {
     "plain": {},
@@ -157,7 +156,7 @@ def test_direction_approaches_the_gradient_as_one_over_alpha():
             assert relative_error(direction, gradient) < 2 * (6 + 8 * 1.01) / alpha
 
 
-# -------------------------------------------------------------------------------------- against dense linear algebra
+# --------------------------------------------------------------------- against dense linear algebra
 
 
 @BOTH_ARITHMETICS
@@ -308,7 +307,7 @@ def test_factor_is_updated_in_the_first_ten_steps_and_then_every_period(update_p
     assert updated == [t for t in range(1, 26) if t < 10 or t % update_period == 0]
 
 
-# ------------------------------------------------------------------------------------------------- what must hold
+# ----------------------------------------------------------------------------------- what must hold
 
 
 @BOTH_ARITHMETICS
@@ -381,14 +380,15 @@ def test_absolute_floor_matters_when_gradients_are_small():
     assert relative_error(small[-1], large[-1]) > 0.05
 
 
-# ---------------------------------------------------------------------------------------------- real gradients
+# ----------------------------------------------------------------------------------- real gradients
 
 
-def test_rows_of_the_basis_stay_orthonormal_in_float32_over_500_real_steps(mnist):
+@pytest.mark.parametrize("num_steps", [500, pytest.param(5000, marks=pytest.mark.slow)])
+def test_rows_of_the_basis_stay_orthonormal_in_float32_over_many_real_steps(mnist, num_steps):
     worst = 0.0
-    steps = mnist_steps(mnist, lambda params: NGD(params, alpha=0.1, **SWAP), 500)
+    steps = mnist_steps(mnist, lambda params: NGD(params, alpha=0.1, **SWAP), num_steps)
     for step, (model, optimizer) in enumerate(steps):
-        if step and (step % 20 == 0 or step == 499):
+        if step and (step % (num_steps // 25) == 0 or step == num_steps - 1):
             for param in model.parameters():
                 for axis in optimizer.kappa(param):
                     basis = factor_of(optimizer, param, axis)[0]
@@ -415,7 +415,8 @@ def test_directions_along_real_gradients_are_those_of_the_plain_transcription(
     real_gradients, alpha, steps, record_property
 ):
     """Axes of convolutions, and biases. Changing the last bit of each gradient moves the plain
-    directions by up to 3e-9, so 1e-8 is rounding; float32 and float64 differ by what is recorded."""
+    directions by up to 3e-9, so 1e-8 is rounding; float32 and float64 differ by what is recorded.
+    """
     for name, gradients in real_gradients.items():
         gradients = gradients[:steps]
         plain = PlainNaturalGradient(alpha=alpha, eta=0.9)
@@ -477,7 +478,7 @@ def test_rows_of_the_basis_stay_orthonormal_in_float32_on_cuda(mnist):
             assert np.abs(basis @ basis.T - np.eye(len(basis))).max() < 1e-4
 
 
-# ------------------------------------------------------------------------------------- gradients out of the ordinary
+# -------------------------------------------------------------------- gradients out of the ordinary
 
 
 def run_with_gradients(gradients, **hyper):
@@ -498,13 +499,8 @@ def run_with_gradients(gradients, **hyper):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("when", [1, 7])
 def test_gradient_that_is_not_finite_leaves_only_its_own_tensor_alone(bad, when):
-    hyper = {
-        "lr": 0.1,
-        "momentum": 0.9,
-        "nesterov": True,
-        "weight_decay": 0.01,
-        "update_period": 1,
-    }  # no schedule
+    # no schedule
+    hyper = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "update_period": 1}
     first, second = random_gradients((4, 6), 14, seed=1), random_gradients((5,), 14, seed=2)
     broken = first[0].clone()
     broken[2, 3] = bad
@@ -526,9 +522,8 @@ def test_gradient_that_is_not_finite_leaves_only_its_own_tensor_alone(bad, when)
 
 
 @BOTH_ARITHMETICS
-@pytest.mark.parametrize(
-    "shape", [(4, 6), (9,), (64, 3)], ids=str
-)  # enough rows for the rank, and too few of them
+# enough rows for the rank, and too few of them
+@pytest.mark.parametrize("shape", [(4, 6), (9,), (64, 3)], ids=str)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_gradients_that_are_not_finite_before_the_first_good_one_might_as_well_not_have_been(
     bad, shape, arithmetic
@@ -588,9 +583,8 @@ def test_finite_gradient_without_finite_factors_is_used_raw_and_the_factors_star
 
 
 @BOTH_ARITHMETICS
-@pytest.mark.parametrize(
-    ("when", "kept"), [(12, False), (13, True)]
-)  # step 12 updates the factors, step 13 does not
+# step 12 updates the factors, step 13 does not
+@pytest.mark.parametrize(("when", "kept"), [(12, False), (13, True)])
 def test_gradient_whose_norm_is_no_number_is_used_raw(when, kept, arithmetic):
     gradients = random_gradients((6, 8), 20, dtype=torch.float32)
     huge = torch.full((6, 8), 1e38)  # times √48
@@ -735,7 +729,7 @@ def test_no_sequence_of_gradients_poisons_the_state(arithmetic, kinds, shape, et
         assert relative_error(directions(after, optimizer=optimizer)[-1], after[-1]) > 1e-3
 
 
-# ------------------------------------------------------------------------------------------------------- shapes
+# ------------------------------------------------------------------------------------------- shapes
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1, 1)], ids=str)
@@ -772,7 +766,7 @@ def test_memory_layout_does_not_matter():
         assert relative_error(found, expected) < 1e-9
 
 
-# -------------------------------------------------------------------------------------------------------- state
+# -------------------------------------------------------------------------------------------- state
 
 
 def through_deepcopy(state_dict):
@@ -835,7 +829,7 @@ def at_an_odd_address(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_loaded_state_has_memory_laid_out_and_aligned_as_a_fresh_one():
-    """On some processors a matrix product rounds by where its operands lie; this shows it on any."""
+    """On some processors a product rounds by where its operands lie; this shows it on any."""
     hyper = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "alpha": 0.1, "eta": 0.9}
     model, inputs, targets = small_problem(torch.float32)
     optimizer = NGD(model.parameters(), **hyper)
@@ -920,9 +914,8 @@ def test_a_changed_alpha_counts_from_the_next_update_on():
     optimizer = NGD([weight], lr=1.0, alpha=0.1)
     directions(gradients[:11], optimizer=optimizer)
     optimizer.param_groups[0]["alpha"] = math.inf
-    found = directions(
-        gradients[11:], optimizer=optimizer
-    )  # steps 11 to 15; 12 updates, after its direction
+    # steps 11 to 15; 12 updates, after its direction
+    found = directions(gradients[11:], optimizer=optimizer)
     turned = [
         relative_error(direction, gradient) > 1e-3
         for direction, gradient in zip(found, gradients[11:], strict=True)
@@ -1081,7 +1074,7 @@ def test_groups_have_their_own_hyperparameters():
     assert float(optimizer.kappa(weights[1])[0]) == pytest.approx(40.0 / 5 * trace)
 
 
-# ------------------------------------------------------------------------------------------------- as an optimizer
+# ---------------------------------------------------------------------------------- as an optimizer
 
 OUT_OF_RANGE = {
     "lr": [0, -0.1, math.nan, "0.1"],

@@ -1,14 +1,26 @@
-"""Notebooks: committed without outputs, and run headless from their own folder."""
+"""Are the notebooks committed without outputs, and do they run headless from their own folder?"""
 
 import json
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
+from executed_notebook import EXPERIMENTS, execute
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+from studies.listing import report_of, studies_in
+
+PROJECT = EXPERIMENTS.parent
 NOTEBOOKS = sorted(EXPERIMENTS.glob("*.ipynb"))
+SMALL = {
+    "experiment": {
+        "hidden_nodes": [16],
+        "hidden_layers": [1],
+        "cut_off_epochs": 1,
+        "num_epochs": 2,
+    },
+    "data": {"batch_size": 500, "num_hessian_batches": 1, "num_probes": 3},
+    "devinterp": {"num_draws": 20},
+}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -23,56 +35,48 @@ def test_notebooks_carry_no_outputs_and_are_valid(path):
         assert len(cell.source.splitlines()) <= 10, "longer code belongs in a module"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_takes_config_directory_and_device_as_parameters(path):
+    cells = nbformat.read(path, as_version=4).cells
+    (first,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    given = [line.split(" = ")[0] for line in first.source.splitlines() if " = " in line]
+    assert {"config_path", "out", "device"} <= set(given)
+
+
+def test_every_notebook_is_a_studys():
+    of_studies = {study.notebook_path for study in studies_in(PROJECT / "studies")}
+    assert of_studies == {str(path.relative_to(PROJECT)) for path in NOTEBOOKS}
+
+
 def test_no_folder_of_results_hides_a_module_from_the_notebooks_beside_it():
     """A notebook runs in experiments/, where a folder comes before a module of the same name."""
-    ignored = (EXPERIMENTS.parent / ".gitignore").read_text().splitlines()
-    folders = [
-        line.removeprefix("experiments/").rstrip("/")
-        for line in ignored
-        if line.startswith("experiments/")
-    ]
-    assert len(folders) >= 3
-    assert not [folder for folder in folders if (EXPERIMENTS.parent / f"{folder}.py").exists()]
+    folders = {study.name for study in studies_in(PROJECT / "studies")}
+    modules = {path.stem for path in PROJECT.glob("*.py")}
+    packages = {path.parent.name for path in PROJECT.glob("*/__init__.py")}
+    assert {"ngd", "degeneracy"} <= modules | packages
+    assert folders & (modules | packages) == set()
 
 
-def test_eval_ngd_sgd_runs_on_a_small_real_config(data_root, tmp_path):
-    config = {
-        "experiment": {
-            "hidden_nodes": [16],
-            "hidden_layers": [1],
-            "cut_off_epochs": 1,
-            "num_epochs": 2,
-        },
-        "data": {
-            "root": str(data_root),
-            "batch_size": 500,
-            "num_hessian_batches": 1,
-            "num_probes": 3,
-        },
-        "devinterp": {"num_draws": 20},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    executed = papermill.execute_notebook(
-        EXPERIMENTS / "eval_ngd_sgd.ipynb",
-        tmp_path / "executed.ipynb",
-        cwd=EXPERIMENTS,
-        progress_bar=False,
-        parameters={
-            "config_path": str(tmp_path / "config.json"),
-            "out": str(tmp_path / "run"),
-            "device": "cpu",
-            "calibration": True,
-        },
-    )
-    outputs = [
-        output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs
-    ]
+@pytest.fixture(scope="module")
+def executed(data_root, tmp_path_factory):
+    """Outputs and run directory of the primary notebook on a small real config."""
+    config = SMALL | {"data": SMALL["data"] | {"root": str(data_root)}}
+    directory = tmp_path_factory.mktemp("eval_ngd_sgd")
+    return execute("eval_ngd_sgd", config, directory, calibration=True)
+
+
+def test_eval_ngd_sgd_shows_every_figure_and_finishes_its_run(executed):
+    outputs, run = executed
     figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
     assert len(figures) == 12  # nine of the trajectories, grid, rescaling, calibration
-    text = "".join(output.get("text", "") for output in outputs)
-    assert "admissible" in text
-    assert f"report: {tmp_path / 'run' / 'report.html'}" in text
-    assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000  # plotly.js is inside
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "admissible" in "".join(output.get("text", "") for output in outputs)
+    results = json.loads((run / "results.json").read_text())
     assert results["status"] == "complete"
     assert results["config"]["data"]["dataset"] == "fashion-mnist"
+
+
+def test_eval_ngd_sgd_prints_the_path_of_a_report_that_needs_no_network(executed):
+    _, run = executed
+    report = Path(report_of(run.parent / "executed.ipynb"))
+    assert report == run / "report.html"
+    assert report.stat().st_size > 1_000_000  # plotly.js is inside

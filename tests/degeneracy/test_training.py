@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from degeneracy.data.images import DataSplits, TensorData
 from degeneracy.models.networks import FFNN
-from degeneracy.training import evaluate, pack_state, train, unpack_state
+from degeneracy.training import as_stepper, evaluate, pack_state, train, trained, unpack_state
 from ngd import NGD
-from utils_general import DataSplits, TensorData
 
 BATCH_SIZE = 64
 
@@ -88,7 +88,7 @@ def test_an_optimizer_that_shows_kappa_has_its_epoch_means_recorded(small):
     (record,), _ = train(
         model, optimizer, small, 1, 600, shuffling()
     )  # one step: the mean is that step's κ
-    assert {name: set(axes) for name, axes in record.kappa.items()} == {
+    assert {name: set(axes) for name, axes in record.logged["kappa"].items()} == {
         "layers.1.weight": {"0", "1"},
         "layers.1.bias": {"0"},
         "layers.3.weight": {"0", "1"},
@@ -96,13 +96,13 @@ def test_an_optimizer_that_shows_kappa_has_its_epoch_means_recorded(small):
     }
     for name, param in model.named_parameters():
         for axis, kappa in optimizer.kappa(param).items():
-            assert record.kappa[name][str(axis)] == pytest.approx(kappa.item())
+            assert record.logged["kappa"][name][str(axis)] == pytest.approx(kappa.item())
 
 
-def test_sgd_shows_no_kappa(small):
+def test_sgd_logs_its_loss_alone(small):
     model, optimizer = model_and(torch.optim.SGD, lr=0.01)
     (record,) = train(model, optimizer, small, 1, BATCH_SIZE, shuffling()).records
-    assert (record.kappa, record.cosine) == ({}, {})
+    assert record.logged == {}
 
 
 def test_cosines_belong_to_the_steps_that_were_taken(small):
@@ -115,25 +115,15 @@ def test_cosines_belong_to_the_steps_that_were_taken(small):
         expected = torch.nn.functional.cosine_similarity(
             step.flatten(), param.grad.flatten(), dim=0
         )
-        assert record.cosine[name] == pytest.approx(expected.item(), abs=1e-4)
+        assert record.logged["cosine"][name] == pytest.approx(expected.item(), abs=1e-4)
         # The start knows this gradient alone: a bias, one row, is an eigenvector of its F and keeps
         # its direction.
-        assert (record.cosine[name] > 0.999) == name.endswith("bias")
+        assert (record.logged["cosine"][name] > 0.999) == name.endswith("bias")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_recorded(small):
     model, optimizer = model_and(torch.optim.SGD, lr=1e20)
-    seen = []
-    result = train(
-        model,
-        optimizer,
-        small,
-        5,
-        BATCH_SIZE,
-        shuffling(),
-        on_epoch=lambda epoch, _: seen.append(epoch),
-    )
-    assert seen == [1]
+    result = train(model, optimizer, small, 5, BATCH_SIZE, shuffling())
     assert [r.diverged for r in result.records] == [True]
     assert result.records[0].train_loss is None
     assert result.state_dicts == []
@@ -150,21 +140,49 @@ def test_skipped_updates_are_counted_in_the_record(small):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_epochs_are_numbered_from_first_epoch(small):
+def test_epochs_come_one_by_one_with_their_numbers(small):
     model, optimizer = model_and(torch.optim.SGD, lr=0.01)
-    seen = []
-    train(
-        model,
-        optimizer,
-        small,
-        2,
-        BATCH_SIZE,
-        shuffling(),
-        first_epoch=4,
-        on_epoch=lambda epoch, record: seen.append((epoch, record.train_loss)),
-    )
+    stepper = as_stepper(model, optimizer)
+    seen, weights = [], []
+    for epoch, record in trained(model, stepper, small, range(4, 6), BATCH_SIZE, shuffling()):
+        seen.append((epoch, record.train_loss))
+        weights.append(model.layers[1].weight.detach().clone())
     assert [epoch for epoch, _ in seen] == [4, 5]
     assert seen[1][1] < seen[0][1]
+    assert not torch.equal(*weights)
+
+
+class Shrinking:
+    """An optimizer that needs the batch and logs what it likes: steps along −w, by the batch."""
+
+    lr, watching = 0.5, False
+
+    def __init__(self, model):
+        self.model, self.steps = model, torch.zeros(())
+
+    def step(self, inputs, targets):
+        self.steps = self.steps + 1
+        loss = cross_entropy(self.model(inputs), targets).detach()
+        with torch.no_grad():
+            for param in self.model.parameters():
+                param.mul_(1 - self.lr * len(inputs) / 600)
+        return {"loss": loss, "size": torch.tensor(len(inputs)), "deep": {"a": {"b": self.steps}}}
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"].clone()
+
+
+def test_a_stepper_sees_the_batch_and_what_it_logs_is_averaged_as_it_is_nested(small):
+    model, _ = model_and(torch.optim.SGD, lr=0.01)
+    stepper = Shrinking(model)
+    norm = model.layers[1].weight.norm().item()
+    (record,), _ = train(model, stepper, small, 1, 250, shuffling())  # 250, 250, 100 images
+    assert record.logged == {"size": 200.0, "deep": {"a": {"b": 2.0}}}
+    factors = (1 - 125 / 600) ** 2 * (1 - 50 / 600)
+    assert model.layers[1].weight.norm().item() == pytest.approx(norm * factors, rel=1e-5)
 
 
 def test_kappa_means_are_over_the_steps_that_have_one(small):
@@ -175,7 +193,7 @@ def test_kappa_means_are_over_the_steps_that_have_one(small):
     (record,) = train(
         model, optimizer, small, 1, 15, shuffling()
     ).records  # forty steps, four looks
-    assert record.kappa == {"layers.1.bias": {"0": 2.0}}
+    assert record.logged["kappa"] == {"layers.1.bias": {"0": 2.0}}
 
 
 def test_a_models_own_randomness_repeats_with_the_generator(small):
@@ -201,26 +219,31 @@ def test_restarts_are_counted_in_the_record(small):
     assert not record.diverged
 
 
-def test_state_dicts_are_kept_unless_told_otherwise(small):
+def test_a_step_that_gives_no_loss_is_refused_with_what_it_gave(small):
+    model, _ = model_and(torch.optim.SGD, lr=0.01)
+    stepper = Shrinking(model)
+    stepper.step = lambda inputs, targets: {"size": 1}
+    with pytest.raises(ValueError, match=r"Shrinking.step returned size; allowed: .*`loss`"):
+        train(model, stepper, small, 1, 250, shuffling())
+
+
+def test_every_epochs_weights_are_kept(small):
     model, optimizer = model_and(torch.optim.SGD, lr=0.01)
-    assert len(train(model, optimizer, small, 2, 300, shuffling()).state_dicts) == 2
-    assert (
-        train(model, optimizer, small, 2, 300, shuffling(), keep_state_dicts=False).state_dicts
-        == []
-    )
+    first, last = train(model, optimizer, small, 2, 300, shuffling()).state_dicts
+    assert all(torch.equal(last[name], tensor) for name, tensor in model.state_dict().items())
+    assert not torch.equal(first["layers.1.weight"], last["layers.1.weight"])
 
 
 def test_a_packed_state_goes_on_along_the_same_path(small):
     model, optimizer = model_and(NGD, lr=0.01, momentum=0.9, alpha=0.1)
     generator = shuffling()
     train(model, optimizer, small, 1, BATCH_SIZE, generator)
-    packed = {
-        name: tensor.clone() for name, tensor in pack_state(model, optimizer, generator).items()
-    }
+    packed = pack_state(model, as_stepper(model, optimizer), generator)
+    packed = {name: tensor.clone() for name, tensor in packed.items()}
     (onward,) = train(model, optimizer, small, 1, BATCH_SIZE, generator).records
 
     other, fresh = model_and(NGD, lr=0.01, momentum=0.9, alpha=0.1)
     restored = shuffling(99)
-    unpack_state(packed, other, fresh, restored)
+    unpack_state(packed, other, as_stepper(other, fresh), restored)
     (resumed,) = train(other, fresh, small, 1, BATCH_SIZE, restored).records
     assert resumed == onward

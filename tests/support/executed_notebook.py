@@ -5,27 +5,21 @@ from pathlib import Path
 
 import papermill
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
-def execute(name: str, config: dict, directory: Path) -> tuple[list, Path]:
+def execute(name: str, config: dict, directory: Path, **more: object) -> tuple[list, Path]:
     """Runs `experiments/<name>.ipynb` on the CPU; returns its cells' outputs and the study's
-    directory.
+    directory. `more` are other parameters of the notebook.
     """
     (directory / "config.json").write_text(json.dumps(config))
-    parameters = {
-        "config_path": str(directory / "config.json"),
-        "out": str(directory / "run"),
-        "device": "cpu",
-    }
+    own = {"config_path": str(directory / "config.json"), "out": str(directory / "run")}
     notebook = papermill.execute_notebook(
         EXPERIMENTS / f"{name}.ipynb",
         directory / "executed.ipynb",
         cwd=EXPERIMENTS,
         progress_bar=False,
-        parameters=parameters,
+        parameters={**own, "device": "cpu", **more},
     )
-    outputs = [
-        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
-    ]
-    return outputs, directory / "run"
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [output for cell in cells for output in cell.outputs], directory / "run"

@@ -1,5 +1,5 @@
 """What does a run's `results.json` look like? Made-up results in realistic ranges, for tests of
-figures and report.
+figures and report, for any number of optimizers.
 
 The numbers are drawn, not measured: nothing here says anything about NGD or SGD.
 """
@@ -10,12 +10,14 @@ import numpy as np
 
 from degeneracy.llc.statistics import chain_verdict
 from degeneracy.runs.results import CHAIN_SERIES, SERIES
+from degeneracy.runs.store import FORMAT
 
 PARAMETERS = {
     f"layers.{i}.{part}": axes for i in range(3) for part, axes in (("weight", 2), ("bias", 1))
 }
-FINAL_LLC = {"sgd": 43.6, "ngd": 55.2}
-FINAL_LOSS = {"sgd": 0.295, "ngd": 0.093}
+FINAL_LLC = {"sgd": 43.6, "ngd": 55.2, "adamw": 39.0, "muon": 50.5}
+FINAL_LOSS = {"sgd": 0.295, "ngd": 0.093, "adamw": 0.15, "muon": 0.12}
+STEP = {"sgd": 0.0006, "ngd": 0.006, "adamw": 0.002}  # update norm
 
 
 def synthetic_run(
@@ -31,13 +33,20 @@ def synthetic_run(
     num_chains=2,
     num_draws=200,
 ):
-    """(results, traces) of a made-up run; `measured` as the config's `measure_epochs`."""
+    """(results, traces) of a made-up run; `measured` as the config's `measure_epochs`.
+
+    The first of `optimizers` trains up to the cut-off of a swap; those whose names begin with `ngd`
+    log κ and cosines.
+    """
     rng = np.random.default_rng(seed)
     config = _config(
         kind, optimizers, num_epochs, cut_off, measured, hessian, num_chains, num_draws
     )
     results = {
+        "format": FORMAT,
+        "study": "ngd_sgd",
         "status": "complete",
+        "optimizers": list(optimizers),
         "config": config,
         "environment": {"python": "3.12.3", "torch": "2.13.0", "device": "cpu", "threads": 2},
         "timing_s": {"train": 61.2, "llc": 402.0, "hessian": 88.4, "total": 551.6},
@@ -55,7 +64,7 @@ def synthetic_run(
     return results, traces
 
 
-GRID = {  # (nβ setting, γ) → (SGD λ̂, NGD λ̂, standard error); what is not named below has settled
+GRID = {  # (nβ setting, γ) → (λ̂ of the first, of the second, standard error)
     ("batch", 10): (188.0, 200.0, 4.0),
     ("batch", 100): (43.5, 55.3, 0.8),
     ("batch", 1000): (4.3, 6.3, 0.1),
@@ -65,31 +74,38 @@ GRID = {  # (nβ setting, γ) → (SGD λ̂, NGD λ̂, standard error); what is 
     ("dataset", 1000): (310.0, 270.0, 9.0),
     ("dataset", 10_000): (30.0, 65.0, 0.7),
 }
-UNSETTLED_CELLS = {("batch", 10): ("sgd", "ngd"), ("dataset", 10): ("ngd",)}
-DIVERGED_CELLS = {("dataset", 10): ("sgd",), ("dataset", 1000): ("ngd",)}  # one chain each
-RESCALED = {"sgd": {0.5: 61.0, 1.0: 43.6, 2.0: 52.5}, "ngd": {0.5: 70.2, 1.0: 55.2, 2.0: 63.0}}
+# Places of optimizers whose estimate has not settled, or has lost a chain; all else has settled.
+UNSETTLED_CELLS = {("batch", 10): (0, 1), ("dataset", 10): (1,)}
+DIVERGED_CELLS = {("dataset", 10): (0,), ("dataset", 1000): (1,)}
+SPREAD = (0.0, 1.0, -0.3, 0.5)  # where optimizers lie between the first and the second
+RESCALED = {0.5: 1.4, 1.0: 1.0, 2.0: 1.2}  # factor → λ̂ over that at factor 1
 
 
-def add_grid(results, cells=GRID):
-    """Gives every model LLCs on the grid: the order holds in four cells, is reversed in one,
-    undecided in one.
+def add_grid(results, cells=GRID, without=()):
+    """Gives every model LLCs on the grid: the second's is higher than the first's in four cells,
+    lower in one, undecided in one. Further optimizers lie between and below the two; those of
+    `without` are in no cell.
     """
     last, n = results["config"]["experiment"]["num_epochs"], results["train_size"]
     nbetas = {"batch": results["nbeta"], "dataset": n / math.log(n)}
+    names = results["optimizers"]
     for model in results["models"].values():
         model["llc_grid"] = {
             "max_curvature": 81.3,
-            "epochs": {"sgd": last, "ngd": last},
+            "epochs": {name: last for name in names if name not in without},
             "cells": [],
         }
-        for (setting, localization), (sgd, ngd, error) in cells.items():
+        for (setting, localization), (first, second, error) in cells.items():
             nbeta, key = nbetas[setting], (setting, localization)
-            unsettled, diverged = UNSETTLED_CELLS.get(key, ()), DIVERGED_CELLS.get(key, ())
             found = {
                 name: found_llc(
-                    llc, error, settled=name not in unsettled, num_diverged=int(name in diverged)
+                    first + SPREAD[place % 4] * (second - first),
+                    error,
+                    settled=place not in UNSETTLED_CELLS.get(key, ()),
+                    num_diverged=int(place in DIVERGED_CELLS.get(key, ())),
                 )
-                for name, llc in (("sgd", sgd), ("ngd", ngd))
+                for place, name in enumerate(names)
+                if name not in without
             }
             settings = {
                 "localization": float(localization),
@@ -102,12 +118,17 @@ def add_grid(results, cells=GRID):
 
 def add_rescaling(results, llcs=None):
     """Gives every model LLCs of its rescaled final weights; `llcs` maps optimizer → factor → λ̂."""
+    if llcs is None:
+        llcs = {
+            name: {c: change * FINAL_LLC.get(name, 48.0) for c, change in RESCALED.items()}
+            for name in results["optimizers"]
+        }
     for model in results["models"].values():
         found = {
             name: [
                 {"factor": c, **found_llc(llc, 0.8, settled=c != 2)} for c, llc in by_factor.items()
             ]
-            for name, by_factor in (llcs or RESCALED).items()
+            for name, by_factor in llcs.items()
         }
         model["rescaling"] = {"layers": ["layers.1", "layers.3"], "optimizers": found}
 
@@ -168,7 +189,7 @@ def _config(kind, optimizers, num_epochs, cut_off, measured, hessian, num_chains
         "experiment": {
             "model_type": "ffnn",
             "experiment_type": kind,
-            "optimizer": "both" if len(optimizers) > 1 else optimizers[0],
+            "optimizer": list(optimizers),
             "hessian": hessian,
             "hidden_nodes": [256],
             "hidden_layers": [2],
@@ -211,11 +232,8 @@ def _config(kind, optimizers, num_epochs, cut_off, measured, hessian, num_chains
 def _series(rng, results, optimizer, traces, title):
     experiment, sampler = results["config"]["experiment"], results["config"]["devinterp"]
     last = experiment["num_epochs"]
-    first = (
-        experiment["cut_off_epochs"]
-        if experiment["experiment_type"] == "swap" and optimizer == "ngd"
-        else 0
-    )
+    is_trunk = experiment["experiment_type"] != "swap" or optimizer == results["optimizers"][0]
+    first = 0 if is_trunk else experiment["cut_off_epochs"]
     series = {key: [None] * (last + 1) for key in (*SERIES, *CHAIN_SERIES)}
     series["diverged_epoch"] = None
     final = FINAL_LOSS.get(optimizer, 0.2)
@@ -226,7 +244,7 @@ def _series(rng, results, optimizer, traces, title):
         series["val_loss"][e] = float(loss[e] * 1.02 + 0.03)
         series["val_accuracy"][e] = float(0.98 - 0.1 * loss[e])
         if e > 0:
-            size = 0.006 if optimizer == "ngd" else 0.0006
+            size = STEP.get(optimizer, 0.001)
             series["update_norm"][e] = size * math.exp(0.1 * rng.standard_normal())
         series["num_skipped_updates"][e] = series["num_restarts"][e] = 0
     for e in (e for e in measured_epochs(results["config"]) if e >= first):
@@ -241,8 +259,9 @@ def _series(rng, results, optimizer, traces, title):
             experiment["hessian"],
         )
         traces[title, optimizer, e] = trace
-    series["kappa"] = _kappa(rng, first, last) if optimizer == "ngd" else {}
-    series["cosine"] = _cosine(rng, first, last) if optimizer == "ngd" else {}
+    is_ngd = optimizer.startswith("ngd")
+    series["kappa"] = _kappa(rng, first, last) if is_ngd else {}
+    series["cosine"] = _cosine(rng, first, last) if is_ngd else {}
     return series
 
 
@@ -309,5 +328,7 @@ def _cosine(rng, first, last):
 
 
 def _share_checkpoint(optimizers, cut_off):
-    for key in (*SERIES, *CHAIN_SERIES):
-        optimizers["ngd"][key][cut_off] = optimizers["sgd"][key][cut_off]
+    trunk, *others = optimizers.values()
+    for series in others:
+        for key in (*SERIES, *CHAIN_SERIES):
+            series[key][cut_off] = trunk[key][cut_off]

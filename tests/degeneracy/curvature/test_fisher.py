@@ -20,7 +20,7 @@ from torch import nn
 from torch.func import functional_call, hessian, jacrev
 from torch.nn.functional import cross_entropy, linear, relu
 
-from degeneracy.curvature import fisher as fisher_information
+from degeneracy.curvature import fisher
 from degeneracy.curvature.fisher import (
     KINDS,
     exact_fisher,
@@ -142,9 +142,8 @@ def test_its_spectrum_is_had_like_the_hessians(small):
     found = spectrum_of(fisher_operator(model, (inputs, labels)), num_probes=20, num_steps=15)
     trace = spectral_sum(found, lambda h: h)
     assert abs(trace.value - fisher_trace(model, (inputs, labels))) < 4 * trace.std_error
-    assert (
-        found.nodes[:, :14].min() > -1e-5
-    )  # of the Gauss rules, whose nodes lie within the spectrum
+    # of the Gauss rules, whose nodes lie within the spectrum
+    assert found.nodes[:, :14].min() > -1e-5
 
 
 def test_frozen_weights_are_left_out(small):
@@ -193,8 +192,8 @@ def test_all_eigenvalues_and_the_diagonal_are_those_of_the_dense_matrix(
 ):
     torch.manual_seed(0)
     model = model()
-    monkeypatch.setattr(fisher_information, "GRADIENT_BYTES", 7 * 4 * 500)  # a few samples a chunk
-    monkeypatch.setattr(fisher_information, "ROWS_OF_GRAM", 5)
+    monkeypatch.setattr(fisher, "GRADIENT_BYTES", 7 * 4 * 500)  # a few samples a chunk
+    monkeypatch.setattr(fisher, "ROWS_OF_GRAM", 5)
     sizes = []
     for n in counts:
         inputs = torch.randn(n, *shape)
@@ -202,38 +201,37 @@ def test_all_eigenvalues_and_the_diagonal_are_those_of_the_dense_matrix(
         data = inputs, labels
         dense = dense_fisher(model, inputs, given_labels(model, inputs, labels, kind), kind)
         exact = torch.linalg.eigvalsh(dense).flip(0)
-        fisher = exact_fisher(model, data, kind, seed=4, batch_size=16)
-        rank = len(fisher.eigenvalues)
+        found = exact_fisher(model, data, kind, seed=4, batch_size=16)
+        rank = len(found.eigenvalues)
         assert rank == min(n * (model(inputs).shape[1] if kind == "expected" else 1), len(dense))
         np.testing.assert_allclose(
-            fisher.eigenvalues, exact[:rank], rtol=1e-5, atol=1e-6 * float(exact[0])
+            found.eigenvalues, exact[:rank], rtol=1e-5, atol=1e-6 * float(exact[0])
         )
         assert exact[rank:].abs().sum() < 1e-12 * exact[0]  # the others are zero
-        assert fisher.eigenvalues.dtype == np.float64
-        assert (np.diff(fisher.eigenvalues) <= 0).all()
-        assert fisher.eigenvalues[-1] >= 0
+        assert found.eigenvalues.dtype == np.float64
+        assert (np.diff(found.eigenvalues) <= 0).all()
+        assert found.eigenvalues[-1] >= 0
         torch.testing.assert_close(
-            fisher.diagonal, fisher_diagonal(model, data, kind, seed=4), rtol=1e-5, atol=1e-7
+            found.diagonal, fisher_diagonal(model, data, kind, seed=4), rtol=1e-5, atol=1e-7
         )
-        assert fisher.trace == pytest.approx(fisher_trace(model, data, kind, seed=4), rel=1e-5)
-        assert fisher.trace == pytest.approx(fisher.eigenvalues.sum(), rel=1e-5)
+        assert found.trace == pytest.approx(fisher_trace(model, data, kind, seed=4), rel=1e-5)
+        assert found.trace == pytest.approx(found.eigenvalues.sum(), rel=1e-5)
         operator = fisher_operator(model, data, kind, seed=4)
         squared_norm = operator.products(torch.eye(operator.dim)).square().sum().item()
-        assert np.square(fisher.eigenvalues).sum() == pytest.approx(squared_norm, rel=1e-5)
+        assert np.square(found.eigenvalues).sum() == pytest.approx(squared_norm, rel=1e-5)
         sizes.append(rank)
     assert sizes[0] < len(dense) == sizes[1]
 
 
 def test_the_smaller_of_the_two_matrices_has_the_same_eigenvalues_as_the_larger():
-    """Every sample twice is the same F; here it is once decomposed by samples and once by weights."""
+    """Every sample twice is the same F, here decomposed by samples and by weights."""
     model, inputs, labels = small_problem()
     by_samples = exact_fisher(model, (inputs, labels)).eigenvalues
     by_weights = exact_fisher(model, (inputs.repeat(2, 1, 1, 1), labels.repeat(2))).eigenvalues
     assert (len(by_samples), len(by_weights)) == (69, 123)
     np.testing.assert_allclose(by_weights[:69], by_samples, rtol=1e-5, atol=1e-6 * by_samples[0])
-    assert (
-        by_samples[46:].max() < 1e-6 * by_samples[0]
-    )  # 23 of 69 are zero, because residuals sum to zero over labels
+    # 23 of 69 are zero, because residuals sum to zero over labels
+    assert by_samples[46:].max() < 1e-6 * by_samples[0]
 
 
 def test_in_double_precision_small_eigenvalues_are_had_too():
@@ -268,9 +266,9 @@ def test_what_takes_more_memory_than_allowed_is_refused(small, monkeypatch):
         (convolutional, 10, 4 * 30 * 47 + 8 * 30**2),
     ):
         data = inputs.repeat(2, 1, 1, 1)[:samples], labels.repeat(2)[:samples]
-        monkeypatch.setattr(fisher_information, "EXACT_BYTES", needed)
+        monkeypatch.setattr(fisher, "EXACT_BYTES", needed)
         exact_fisher(model, data)
-        monkeypatch.setattr(fisher_information, "EXACT_BYTES", needed - 1)
+        monkeypatch.setattr(fisher, "EXACT_BYTES", needed - 1)
         with pytest.raises(
             ValueError,
             match=f"take {needed:,} bytes; allowed: {needed - 1:,}; give fewer samples, or",
@@ -357,6 +355,6 @@ def test_bad_input_is_refused_with_a_reason(function, change, message):
 
 
 def test_the_examples_in_the_docstrings():
-    result = doctest.testmod(fisher_information)
+    result = doctest.testmod(fisher)
     assert result.attempted > 2
     assert result.failed == 0

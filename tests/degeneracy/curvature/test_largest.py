@@ -1,4 +1,4 @@
-"""Is the top eigenvalue of a Hessian that of the dense matrix, also where there is little to find?"""
+"""Is a Hessian's top eigenvalue that of the dense matrix, also where there is little to find?"""
 
 import pytest
 import torch

@@ -31,7 +31,7 @@ from degeneracy.curvature.spectrum import (
     spectrum_of,
     tridiagonals,
 )
-from degeneracy.models import coefficients as learning_coefficients
+from degeneracy.models import coefficients
 from degeneracy.models.known import DeepLinear, NormalCrossing, Quadratic
 from degeneracy.models.networks import FFNN
 
@@ -126,17 +126,14 @@ def test_estimates_are_within_their_standard_errors_and_these_are_the_derived_on
     expected = (
         (2 * (projector.square().sum() - projector.diag().square().sum()) / 100).sqrt().item()
     )
-    exact_llc = learning_coefficients.quadratic_llc(
-        values.clamp(min=0).numpy(), nbeta=30, localization=2
-    )
+    exact_llc = coefficients.quadratic_llc(values.clamp(min=0).numpy(), nbeta=30, localization=2)
     operator = Operator(lambda rows: rows @ dense, len(dense), torch.float64)
     for seed in range(3):
         found = spectrum_of(operator, num_probes=100, num_steps=50, seed=seed)
         rank, llc = count_above(found, threshold), quadratic_llc(found, nbeta=30, localization=2)
         assert abs(rank.value - 11) < 4 * rank.std_error
-        assert rank.std_error == pytest.approx(
-            expected, rel=0.3
-        )  # a deviation from 100 values is within 4 σ
+        # a deviation from 100 values is within 4 σ
+        assert rank.std_error == pytest.approx(expected, rel=0.3)
         assert abs(llc.value - exact_llc) < 4 * llc.std_error
 
 
@@ -263,14 +260,14 @@ def test_the_learning_coefficient_is_at_least_half_the_rank(widths, rank):
         dense_hessian(model.double().population_loss, dict(model.named_parameters()))
     )
     exact_rank = int((values > 1e-5).sum())
-    assert learning_coefficients.deep_linear(widths, rank).value >= exact_rank / 2
+    assert coefficients.deep_linear(widths, rank).value >= exact_rank / 2
 
 
 def test_a_quadratic_loss_attains_half_the_rank_and_a_normal_crossing_has_none_of_it():
     cases = [
-        (Quadratic([3.0, 0.5, 0, 0]), learning_coefficients.quadratic(2), 2),
-        (NormalCrossing([1, 1, 2]), learning_coefficients.normal_crossing([1, 1, 2]), 0),
-        (NormalCrossing([1]), learning_coefficients.normal_crossing([1]), 1),
+        (Quadratic([3.0, 0.5, 0, 0]), coefficients.quadratic(2), 2),
+        (NormalCrossing([1, 1, 2]), coefficients.normal_crossing([1, 1, 2]), 0),
+        (NormalCrossing([1]), coefficients.normal_crossing([1]), 1),
     ]
     for model, known, rank in cases:
         values = torch.linalg.eigvalsh(
@@ -295,12 +292,11 @@ def test_the_rank_threshold_is_relative_and_has_a_floor_of_rounding():
 def test_the_quadratic_prediction_is_the_tempered_value_of_a_quadratic_loss():
     curvatures = np.array([5.0, 1.0, 0.2, 0.0])
     found = spectrum_of(diagonal(curvatures), num_probes=2)
-    expected = learning_coefficients.quadratic_llc(curvatures, nbeta=20, localization=3)
+    expected = coefficients.quadratic_llc(curvatures, nbeta=20, localization=3)
     assert quadratic_llc(found, nbeta=20, localization=3).value == pytest.approx(expected)
     negative = spectrum_of(diagonal(np.append(curvatures, -2.0)), num_probes=2)
-    assert quadratic_llc(negative, nbeta=20, localization=3).value == pytest.approx(
-        expected
-    )  # counted as flat
+    # counted as flat
+    assert quadratic_llc(negative, nbeta=20, localization=3).value == pytest.approx(expected)
 
 
 # Density

@@ -137,23 +137,20 @@ def test_xtrace_has_the_smaller_error_and_understates_it_a_little():
     actual, stated = np.square(errors).mean() ** 0.5, np.square(stated).mean() ** 0.5
     assert abs(np.mean(errors)) < 4 * actual / math.sqrt(200)  # unbiased
     assert actual < math.sqrt(2 * off_diagonal(matrix) / 20) / 5
-    assert (
-        0.5 < stated / actual < 1.1
-    )  # the range that its docstring gives, with the noise of 200 seeds
+    # the range that its docstring gives, with the noise of 200 seeds
+    assert 0.5 < stated / actual < 1.1
 
 
 def test_agrees_with_pyhessian(classifier):
     model, inputs, targets = classifier
-    batches = list(
-        zip(inputs.split(100), targets.split(100), strict=True)
-    )  # of 100, 100 and 96, which it weights
+    # of 100, 100 and 96, which it weights
+    batches = list(zip(inputs.split(100), targets.split(100), strict=True))
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")
         peer = pyhessian(copy.deepcopy(model), cross_entropy, dataloader=batches, cuda=False)
-        values = torch.tensor(
-            peer.trace(maxIter=200, tol=-math.inf)
-        )  # −∞: its rule divides by the signed trace
+        # −∞: its rule divides by the signed trace
+        values = torch.tensor(peer.trace(maxIter=200, tol=-math.inf))
     for method in METHODS:
         estimate = hessian_trace(model, cross_entropy, (inputs, targets), 100, method=method)
         assert abs(estimate.trace - values.mean().item()) < 4 * math.hypot(
@@ -248,9 +245,8 @@ def test_batches_and_memory_change_nothing_but_rounding(classifier, method):
             model, cross_entropy, (inputs, targets), 12, method=method, **options
         )
         assert estimate.trace == pytest.approx(reference.trace, rel=FLOAT32)
-        assert estimate.std_error == pytest.approx(
-            reference.std_error, rel=100 * FLOAT32
-        )  # of differences
+        # of differences
+        assert estimate.std_error == pytest.approx(reference.std_error, rel=100 * FLOAT32)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -291,9 +287,8 @@ def test_the_same_on_cuda(classifier):
             12,
             method=method,
         )
-        assert there.trace == pytest.approx(
-            here.trace, rel=1e-3
-        )  # float32 products may be rounded at TF32's 1e-3
+        # float32 products may be rounded at TF32's 1e-3
+        assert there.trace == pytest.approx(here.trace, rel=1e-3)
 
 
 # ---- when it stops -------------------------------------------------------------------------------
@@ -408,9 +403,8 @@ def test_other_models(classifier, build, method):
     exact = dense_hessian(model, cross_entropy, inputs, targets).trace().item()
     kind = next(model.parameters()).dtype
     estimate = hessian_trace(model, cross_entropy, (inputs.to(kind), targets), 60, method=method)
-    rounding = (
-        10 * torch.finfo(kind).eps * exact
-    )  # all the error that XTrace has where the rank is below 30
+    # all the error that XTrace has where the rank is below 30
+    rounding = 10 * torch.finfo(kind).eps * exact
     assert abs(estimate.trace - exact) < 4 * estimate.std_error + rounding
 
 

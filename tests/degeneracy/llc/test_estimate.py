@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
-from degeneracy.llc.estimate import estimate_llcs, resolve_nbeta
+from degeneracy.llc.estimate import estimate_llcs, resolve_nbeta, stream_llcs
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import chain_verdict, summarise
 from degeneracy.models.known import Quadratic
@@ -478,20 +478,18 @@ def test_checkpoints_that_differ_in_what_is_not_sampled_are_each_sampled_with_th
         np.testing.assert_allclose(together[position].trace, alone.trace, rtol=1e-4)
 
 
-def test_estimates_are_reported_as_they_finish_and_carry_their_settings(classifier):
+def test_a_stream_gives_each_estimate_with_its_position_and_settings(classifier):
     model, data = classifier
     wide = FAST.model_copy(update={"localization": 10.0, "nbeta": "dataset"})
-    seen = {}
-    found = estimate_llcs(
-        model,
-        [model.state_dict(), None, model.state_dict()],
-        data,
-        [FAST, FAST, wide],
-        100,
-        on_estimate=seen.setdefault,
-    )
-    assert seen == {0: found[0], 2: found[2]}
-    assert (found[0].settings, found[2].settings) == (FAST, wide)
+    states = [model.state_dict(), None, model.state_dict()]
+    given = states, data, [FAST, FAST, wide], 100
+    streamed = dict(stream_llcs(model, *given))
+    found = estimate_llcs(model, *given)
+    assert streamed.keys() == {0, 2}
+    assert found[1] is None
+    for position, settings in ((0, FAST), (2, wide)):
+        assert streamed[position].settings == found[position].settings == settings
+        assert np.array_equal(streamed[position].trace, found[position].trace)
     assert found[2].nbeta == pytest.approx(400 / math.log(400))
     assert found[2].chain_llcs.mean() == pytest.approx(found[2].llc)
 
@@ -583,9 +581,8 @@ def test_each_chain_gets_a_verdict():
     e = summarise(trace, 0.9, 10.0, 500)
     assert e.chain_verdicts == ("steady", "still rising", "still falling", "diverged")
     assert not e.settled
-    leaving = np.where(
-        np.arange(600) < 200, np.linspace(0.5, 1.0, 600), 1.0
-    )  # gone from w* after 200 draws
+    # gone from w* after 200 draws
+    leaving = np.where(np.arange(600) < 200, np.linspace(0.5, 1.0, 600), 1.0)
     assert chain_verdict(leaving + noisy_chain(0) - 1.0) == "still rising"
     assert summarise(trace[[0, 3]], 0.9, 10.0, 500).diverged.tolist() == [False, True]
 

@@ -173,18 +173,9 @@ def test_the_chosen_cell_follows_the_rule(calibration, regression):
     assert f"{row['localization']:g}" in calibration.reason
     expected = quadratic_llc(curvatures, row["nbeta"], row["localization"], row["sampler_lr"])
     assert abs(row["llc"] - expected) < 4 * row["std_error"]
-    estimate_settings = SamplerSettings(
-        **settings.model_dump()
-    )  # what it returns can be used as it is
+    # what it returns can be used as it is
+    estimate_settings = SamplerSettings(**settings.model_dump())
     assert estimate_settings == settings
-
-
-def test_a_calibration_shows_a_line_for_each_cell_of_gamma_and_nbeta(calibration):
-    lines = [trace for trace in calibration.figure.data if trace.mode == "lines+markers"]
-    assert len(lines) == 4
-    assert sum(len(trace.x) for trace in lines) == len(calibration.table)
-    (star,) = [trace for trace in calibration.figure.data if trace.name == "chosen"]
-    assert list(star.x) == [calibration.settings.sampler_lr]
 
 
 def test_a_calibration_without_an_admissible_cell_says_why(regression):

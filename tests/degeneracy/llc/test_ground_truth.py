@@ -148,9 +148,8 @@ def test_deep_linear_networks(widths, rank):
     assert abs(estimate.llc - known.value) < ERRORS * estimate.std_error + BIAS * known.value
     assert estimate.std_error < 0.03 * known.value
     half_the_weights = sum(p.numel() for p in model.parameters()) / 2
-    assert (
-        estimate.llc < 0.8 * half_the_weights
-    )  # it is the singularity that is seen, not the number of weights
+    # it is the singularity that is seen, not the number of weights
+    assert estimate.llc < 0.8 * half_the_weights
 
 
 @pytest.mark.parametrize("batch_size", [500, 50])

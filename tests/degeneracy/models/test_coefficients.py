@@ -177,9 +177,8 @@ def test_quadratic_llc_is_what_langevin_steps_converge_to():
         200_000,
     )
     precision = nbeta * curvatures + localization
-    assert (
-        step_size * precision.max() > 2
-    )  # so large that every step overshoots: 35 % above the posterior's λ̂
+    # so large that every step overshoots: 35 % above the posterior's λ̂
+    assert step_size * precision.max() > 2
     rng = np.random.default_rng(0)
     weights = np.zeros((num_chains, 3))
     for _ in range(60):  # the slowest weight forgets its start like 0.9^(2·60) ≈ 3e-6
@@ -261,9 +260,8 @@ def test_several_weights_are_an_integral(exponents):
     axis = np.arange(step / 2, 6 ** (1 / 3), step)
     cube_roots = np.meshgrid(*[axis] * len(exponents), sparse=True)
     loss = math.prod(v ** (6 * k) for v, k in zip(cube_roots, exponents, strict=True))
-    prior = math.prod(
-        v**2 * np.exp(-localization / 2 * v**6) for v in cube_roots
-    )  # of v: dw = 3v² dv
+    # of v: dw = 3v² dv
+    prior = math.prod(v**2 * np.exp(-localization / 2 * v**6) for v in cube_roots)
     posterior = prior * np.exp(-nbeta * loss)
     expected = nbeta * (loss * posterior).sum() / posterior.sum()
     assert normal_crossing_llc(exponents, nbeta, localization) == pytest.approx(expected, rel=1e-12)
@@ -276,9 +274,8 @@ def test_three_weights_are_a_mixture_of_two(k, nbeta, localization):
     """Given w₃ = eᵘ the first two weights see nβ w₃^{2k}, whose Z and λ̂ are Bessel functions
     (above).
     """
-    u = np.linspace(
-        -60, math.log(1500 / localization) / 2, 50_001
-    )  # the trapezoidal rule, in another variable
+    # the trapezoidal rule, in another variable
+    u = np.linspace(-60, math.log(1500 / localization) / 2, 50_001)
     x = localization**2 / (8 * nbeta * np.exp(2 * k * u))
     mass = np.exp((1 - k) * u - localization / 2 * np.exp(2 * u)) * k0e(x)
     # For large x, where 1 − K₁/K₀ cancels, the first terms of the series in y = nβ w₃^{2k}/γ²:

@@ -255,10 +255,8 @@ def test_deep_linear_is_a_function_of_its_seed():
     first, again, other = (DeepLinear((4, 3, 5), 2, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
-    assert list(first) == [
-        "layers.0.weight",
-        "layers.1.weight",
-    ]  # weights only: the true map is no parameter
+    # weights only: the true map is no parameter
+    assert list(first) == ["layers.0.weight", "layers.1.weight"]
 
 
 @TEACHERS
@@ -316,9 +314,8 @@ def test_deep_linear_curvatures_at_the_start(widths, rank):
     num_layers, inputs, outputs = len(widths) - 1, widths[0], widths[-1]
     ones = rank * (inputs + outputs - 2 * rank) if num_layers > 1 else inputs * outputs - rank**2
     expected = [0.0] * (sum(sizes) - rank**2 - ones) + [1.0] * ones + [float(num_layers)] * rank**2
-    assert torch.linalg.eigvalsh(hessian).tolist() == pytest.approx(
-        expected, abs=1e-5
-    )  # float32 weights
+    # float32 weights
+    assert torch.linalg.eigvalsh(hessian).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(

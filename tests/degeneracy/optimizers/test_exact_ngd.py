@@ -30,7 +30,7 @@ from degeneracy.optimizers.exact_ngd import (
 ROUNDING = 1e-12  # float64: 2.2e-16 times the few thousand terms of a sum, relative
 
 
-# ---------------------------------------------------------------------------------------------------------- helpers
+# ------------------------------------------------------------------------------------------ helpers
 
 
 def softmax_regression(dtype=torch.float64, seed=0):
@@ -88,7 +88,7 @@ def train_steps(model, optimizer, inputs, labels, steps):
     return path
 
 
-# ------------------------------------------------------------------------------------------------ the Fisher matrix
+# -------------------------------------------------------------------------------- the Fisher matrix
 
 
 def test_expected_fisher_matrix_of_softmax_regression_is_the_hessian_of_the_loss():
@@ -234,9 +234,8 @@ def test_float32_is_as_good_as_float32_is():
     model, inputs, _ = mlp(torch.float32)
     expected = fisher_matrix(copy.deepcopy(model).double(), inputs.double())
     assert fisher_matrix(model, inputs).dtype == torch.float32
-    assert (
-        relative_error(fisher_matrix(model, inputs).double(), expected) < 1e-5
-    )  # 6e-8, some hundred terms
+    # 6e-8, some hundred terms
+    assert relative_error(fisher_matrix(model, inputs).double(), expected) < 1e-5
 
 
 def test_model_weights_gradients_and_mode_stay_as_they_are():
@@ -249,7 +248,7 @@ def test_model_weights_gradients_and_mode_stay_as_they_are():
     assert not fisher.requires_grad
 
 
-# ----------------------------------------------------------------------------------------------- natural gradient
+# --------------------------------------------------------------------------------- natural gradient
 
 
 @pytest.mark.parametrize("kappa", [1e-3, 0.1, 10.0])
@@ -354,7 +353,7 @@ def test_natural_gradient_changes_predictions_alike_in_any_linear_parametrisatio
     assert relative_error(*plain) > 0.2
 
 
-# ------------------------------------------------------------------------------------------- splitting, cosines
+# ------------------------------------------------------------------------------- splitting, cosines
 
 
 def test_splitting_undoes_flattening():
@@ -406,7 +405,7 @@ def test_model_that_is_one_layer_has_its_whole_under_the_empty_name():
     assert found == pytest.approx({"weight": 1.0, "bias": -1.0, "": 0.0})
 
 
-# ------------------------------------------------------------------------------------------------- as an optimizer
+# ---------------------------------------------------------------------------------- as an optimizer
 
 
 def test_step_is_the_natural_gradient_of_the_observed_batch():
@@ -579,7 +578,7 @@ def test_learning_rate_schedulers_drive_it():
     assert [lengths[0] / length for length in lengths] == pytest.approx([1, 2, 4], rel=1e-9)
 
 
-# ------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def assert_refused(match, *arguments, model=None, **keywords):
@@ -640,7 +639,7 @@ def test_model_with_too_many_weights_is_refused_with_the_memory_it_would_take():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_weights_other_than_float32_and_float64_are_refused(dtype):
     assert_refused(
-        rf"the weights are {dtype} on cpu; allowed: all torch.float32 or all torch.float64",
+        rf"weights are {dtype} on cpu; allowed: all torch.float32 or all torch.float64",
         model=nn.Linear(2, 3).to(dtype),
     )
 
@@ -648,7 +647,7 @@ def test_weights_other_than_float32_and_float64_are_refused(dtype):
 def test_weights_of_several_types_are_refused():
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3).double())
     assert_refused(
-        r"the weights are torch.float32 on cpu, torch.float64 on cpu; allowed: all", model=model
+        r"weights are torch.float32 on cpu, torch.float64 on cpu; allowed: all", model=model
     )
 
 

@@ -20,7 +20,7 @@ from degeneracy.report.curvature_figures import (
     top_eigenvalues_figure,
     unstretched,
 )
-from degeneracy.report.style import COLOURS
+from degeneracy.report.style import COLOURS, optimizer_colours
 
 TITLE = "FFNN 2 HL, 256 HN"
 GRID = np.linspace(-1, 9, 50)
@@ -196,9 +196,8 @@ def test_a_histogram_has_every_weight_once_in_bins_that_never_change():
     assert histogram["zeros"] == pytest.approx(96 / 400)
     assert len(histogram["shares"]) == len(BIN_EDGES) - 1 == 80
     assert sum(histogram["shares"]) + histogram["zeros"] == pytest.approx(1)
-    assert (
-        histogram["shares"][0] == histogram["shares"][-1] == pytest.approx(2 / 400)
-    )  # beyond the ends, too
+    # beyond the ends, too
+    assert histogram["shares"][0] == histogram["shares"][-1] == pytest.approx(2 / 400)
     inside = np.array(histogram["shares"])[(BIN_EDGES[:-1] >= -8) & (BIN_EDGES[1:] <= -2)]
     np.testing.assert_allclose(
         400 * inside, np.histogram(diagonal, 10 ** np.linspace(-8, -2, 25))[0]
@@ -294,6 +293,22 @@ def test_colours_titles_and_axes_are_those_of_the_report(optimizers):
         assert all(axis.title.text for axis in (*figure.select_xaxes(), *figure.select_yaxes()))
         for trace in figure.data:
             assert trace.line.color == COLOURS[trace.name[:3].lower()]
+
+
+def test_four_optimizers_have_four_colours_and_nothing_in_a_name_is_read_as_a_tag(optimizers):
+    four = optimizers | {"adamw": optimizers["sgd"], "<b>mine</b>": optimizers["ngd"]}
+    for figure in every_figure(four):
+        lines = [trace for trace in figure.data if trace.line.color]
+        assert {trace.line.color for trace in lines} == set(optimizer_colours(list(four)).values())
+        assert not any("<b>" in trace.name for trace in figure.data)
+        assert any("&lt;b&gt;mine" in trace.name for trace in figure.data)
+
+
+def test_the_swap_is_marked_in_both_panels(optimizers):
+    figure = three_way_figure(TITLE, optimizers, swap_epoch=2)
+    marks = [note.xref for note in figure.layout.annotations]
+    assert marks == ["x", "x2"]
+    assert [shape.x0 for shape in figure.layout.shapes] == [2, 2]
 
 
 def test_what_was_not_measured_is_not_drawn():

@@ -4,28 +4,32 @@ import math
 
 import numpy as np
 import pytest
-from synthetic_results import add_grid, add_rescaling, diverge, synthetic_run
+from synthetic_results import diverge, synthetic_run
 
 from degeneracy.report import run_figures as figures
-from degeneracy.report.run_figures import model_figures
-from degeneracy.report.style import COLOURS
+from degeneracy.report.run_figures import CAPTIONS, PLOT, REACHES
+from degeneracy.report.style import COLOURS, optimizer_colours
 
 TITLE = "FFNN 2 HL, 256 HN"
-ALL = [
-    "loss",
-    "update-norm",
-    "llc",
-    "wbic",
-    "running-mean",
-    "hessian-trace",
-    "kappa",
-    "cosine",
-    "llc-against-loss",
-]
+FOUR = ("sgd", "ngd", "adamw", "my opt <b>")
 
 
 def by_key(results, traces, title=TITLE):
-    return {key: figure for key, _, figure in model_figures(title, results, traces)}
+    """Every figure, by the key of its caption."""
+    given = (title, results)
+    return {
+        "loss": figures.loss_figure(*given),
+        "update-norm": figures.update_norm_figure(*given),
+        "llc": figures.llc_figure(*given),
+        "wbic": figures.wbic_figure(*given),
+        "running-mean": figures.running_mean_figure(*given, traces),
+        "hessian-trace": figures.hessian_trace_figure(*given),
+        "llc-against-loss": figures.llc_against_loss_figure(*given),
+    }
+
+
+def drawn_keys(results, traces):
+    return {key for key, figure in by_key(results, traces).items() if figure.data}
 
 
 def named(figure, name):
@@ -52,42 +56,46 @@ def series(results, optimizer, title=TITLE):
     return results["models"][title]["optimizers"][optimizer]
 
 
-def test_everything_measured_is_drawn_in_the_reports_order(drawn):
-    assert list(drawn) == ALL
+def test_every_figure_has_a_caption(drawn):
+    assert list(drawn) == list(CAPTIONS)
 
 
 @pytest.mark.parametrize(
     ("options", "missing"),
     [
+        ({}, set()),
         ({"hessian": False}, {"hessian-trace"}),
-        ({"optimizers": ("sgd",), "kind": "standard"}, {"kappa", "cosine"}),
+        ({"optimizers": ("sgd",), "kind": "standard"}, set()),
         ({"measured": []}, {"llc", "wbic", "running-mean", "hessian-trace", "llc-against-loss"}),
     ],
 )
-def test_what_was_not_measured_is_left_out(options, missing):
-    assert set(ALL) - set(by_key(*synthetic_run(**options))) == missing
-
-
-def test_robustness_is_drawn_before_the_hessian_trace_where_it_was_measured():
-    results, traces = synthetic_run()
-    add_grid(results)
-    add_rescaling(results)
-    place = ALL.index("hessian-trace")
-    assert list(by_key(results, traces)) == [*ALL[:place], "llc-grid", "rescaling", *ALL[place:]]
+def test_what_was_not_measured_has_no_lines(options, missing):
+    assert CAPTIONS.keys() - drawn_keys(*synthetic_run(**options)) == missing
 
 
 def test_sgd_is_blue_and_ngd_red_in_every_figure(drawn):
     for key, figure in drawn.items():
-        if key in ("kappa", "cosine"):
-            continue
         for trace in figure.data:
             assert trace.line.color == COLOURS[trace.name[:3].lower()], (key, trace.name)
 
 
-def test_an_optimizer_that_a_user_plugs_in_has_a_colour_of_its_own():
-    results, _ = synthetic_run(optimizers=("sgd", "adamw"), kind="standard")
-    (trace,) = named(figures.update_norm_figure(TITLE, results), "adamw")
-    assert trace.line.color not in COLOURS.values()
+@pytest.mark.parametrize("optimizers", [("adamw",), FOUR, ("muon", "sgd", "x", "y", "z")])
+def test_every_optimizer_of_the_results_has_a_line_of_its_own_colour(optimizers):
+    """However many there are, and whatever a user calls them."""
+    results, traces = synthetic_run(optimizers=optimizers, kind="standard")
+    colours = optimizer_colours(optimizers)
+    assert len(set(colours.values())) == len(optimizers)
+    for key, figure in by_key(results, traces).items():
+        assert {trace.line.color for trace in figure.data} == set(colours.values()), key
+    lines = figures.update_norm_figure(TITLE, results).data
+    assert [line.line.color for line in lines] == list(colours.values())
+
+
+def test_more_optimizers_than_colours_are_told_apart_by_their_markers():
+    names = tuple(f"optimizer {place}" for place in range(12))
+    results, _ = synthetic_run(optimizers=names, kind="standard", measured=[])
+    lines = figures.update_norm_figure(TITLE, results).data
+    assert len({(line.line.color, line.marker.symbol) for line in lines}) == 12
 
 
 def test_a_null_is_a_gap_and_everything_else_is_the_value(run, drawn):
@@ -162,17 +170,6 @@ def test_a_chain_that_diverged_is_marked_where_it_left_and_named_in_legend_and_h
     assert not named(figure, "NGD, epoch 20: a chain diverged")
 
 
-def test_a_run_from_before_there_were_verdicts_still_tells_which_chain_diverged(run):
-    results, traces = run
-    del series(results, "sgd")["llc_chains"]
-    traces[TITLE, "sgd", 20][1, 60:] = np.nan
-    figure = figures.running_mean_figure(TITLE, results, traces)
-    assert (
-        named(figure, "SGD, epoch 20: each chain")[0].name
-        == "SGD, epoch 20: each chain (1 finite, 1 diverged)"
-    )
-
-
 def test_chains_that_all_diverged_are_drawn_as_far_as_they_went(run):
     results, traces = run
     traces[TITLE, "sgd", 20][:, 50:] = np.nan
@@ -211,10 +208,51 @@ def test_llc_against_loss_has_one_point_an_epoch_and_few_labels(run, drawn):
     np.testing.assert_array_equal(sgd.y, series(results, "sgd")["llc"])
     labels = [(a.text, a.font.color, a.y) for a in drawn["llc-against-loss"].layout.annotations]
     llc = {name: series(results, name)["llc"] for name in ("sgd", "ngd")}
-    assert labels == [(f"epoch {e}", COLOURS["sgd"], llc["sgd"][e]) for e in (0, 10, 20)] + [
-        ("epoch 20", COLOURS["ngd"], llc["ngd"][20])
+    assert labels == [
+        ("epoch 0", COLOURS["sgd"], llc["sgd"][0]),
+        ("epoch 10", COLOURS["sgd"], llc["sgd"][10]),
+        ("SGD, epoch 20", COLOURS["sgd"], llc["sgd"][20]),
+        ("NGD, epoch 20", COLOURS["ngd"], llc["ngd"][20]),
     ]
     assert sgd.customdata[7].startswith("epoch 7: ")
+
+
+def boxes_of(figure):
+    """Middle and size of each label on the plot that labels are placed for (pixels)."""
+    lines = figure.data
+    x = np.log10(np.concatenate([line.x for line in lines]))
+    y = np.concatenate(
+        [np.add(line.y, sign * line.error_y.array) for line in lines for sign in (-1, 1)]
+    )
+    for note in figure.layout.annotations:
+        across = (note.x - x.min()) / np.ptp(x) * PLOT[0] + note.ax
+        down = (y.max() - note.y) / np.ptp(y) * PLOT[1] + note.ay
+        yield np.array([across, down]), np.array([6 * len(note.text), 14])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_labels_of_four_optimizers_name_each_and_do_not_overlap(seed):
+    results, _ = synthetic_run(seed, optimizers=FOUR)
+    figure = figures.llc_against_loss_figure(TITLE, results)
+    ends = {note.text for note in figure.layout.annotations if "epoch 20" in note.text}
+    names = ("SGD", "NGD", "adamw", "my opt &lt;b&gt;")
+    assert ends == {f"{name}, epoch 20" for name in names}
+    placed = list(boxes_of(figure))
+    for place, (middle, size) in enumerate(placed):
+        for other, other_size in placed[:place]:
+            assert (np.abs(middle - other) > (size + other_size) / 2).any()
+
+
+def test_a_label_stands_near_its_point():
+    results, _ = synthetic_run(optimizers=FOUR)
+    for note in figures.llc_against_loss_figure(TITLE, results).layout.annotations:
+        assert abs(note.ay) <= max(REACHES)
+
+
+def test_one_measured_epoch_has_one_label():
+    results, _ = synthetic_run(kind="standard", optimizers=("sgd",), measured="final")
+    (note,) = figures.llc_against_loss_figure(TITLE, results).layout.annotations
+    assert note.text == "SGD, epoch 20"
 
 
 def test_an_axis_is_logarithmic_from_a_decade_on(run):
@@ -228,43 +266,24 @@ def test_an_axis_is_logarithmic_from_a_decade_on(run):
     assert figures.update_norm_figure(TITLE, results).layout.yaxis.type is None
 
 
-def test_kappa_has_a_line_a_tensor_axis_and_one_legend_entry_a_tensor(drawn):
-    figure = drawn["kappa"]
-    lines = [trace for trace in figure.data if trace.x[0] is not None]
-    assert len(lines) == 9
-    assert (
-        len({trace.legendgroup for trace in lines}) == sum(trace.showlegend for trace in lines) == 6
-    )
-    assert len({(trace.line.color, trace.line.dash) for trace in lines}) == 9
-    assert figure.layout.yaxis.type == "log"
-
-
-def test_cosine_has_a_line_a_tensor_between_nought_and_one(drawn):
-    figure = drawn["cosine"]
-    assert len(figure.data) == len({trace.name for trace in figure.data}) == 6
-    assert tuple(figure.layout.yaxis.range) == (0, 1.05)
-
-
-def test_nothing_in_a_title_or_a_parameters_name_is_read_as_a_tag():
+def test_nothing_in_a_title_or_an_optimizers_name_is_read_as_a_tag():
     evil = "<a href='javascript:alert(1)'>model</a>"
-    results, traces = synthetic_run(titles=(evil,))
-    kappa = series(results, "ngd", evil)["kappa"]
-    kappa["<b>weight</b>"] = kappa.pop("layers.0.weight")
+    results, traces = synthetic_run(titles=(evil,), optimizers=("sgd", "<b>mine</b>"))
     for figure in by_key(results, traces, evil).values():
         assert "<a" not in figure.layout.title.text
         assert "&lt;a href" in figure.layout.title.text
-        assert not any(
-            "<b>" in (trace.name or "") or "<b>" in (trace.meta or "") for trace in figure.data
-        )
+        texts = [text or "" for trace in figure.data for text in (trace.name, trace.meta)]
+        texts += [note.text for note in figure.layout.annotations]
+        assert not any("<b>" in text for text in texts)
+        assert any("&lt;b&gt;mine" in text for text in texts)
 
 
 def test_a_diverged_optimizer_leaves_the_other_ones_figures():
     results, traces = synthetic_run(kind="standard")
     diverge(results, TITLE, "ngd", 1)
     traces = {key: trace for key, trace in traces.items() if key[1] == "sgd" or key[2] < 1}
-    drawn = by_key(results, traces)
-    assert list(drawn) == [key for key in ALL if key not in ("kappa", "cosine")]
-    assert len(drawn["update-norm"].data) == 1
+    assert drawn_keys(results, traces) == CAPTIONS.keys()
+    assert len(figures.update_norm_figure(TITLE, results).data) == 1
     diverge(results, TITLE, "sgd", 0)
     diverge(results, TITLE, "ngd", 0)
-    assert by_key(results, {}) == {}
+    assert not drawn_keys(results, {})

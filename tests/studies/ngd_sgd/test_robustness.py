@@ -3,29 +3,30 @@ sentence?
 """
 
 import json
-from types import SimpleNamespace
+import re
 
 import numpy as np
 import pytest
-from synthetic_results import GRID, add_grid, add_rescaling, found_llc, synthetic_run
+from synthetic_results import (
+    GRID,
+    add_grid,
+    add_rescaling,
+    diverge,
+    found_llc,
+    set_final,
+    synthetic_run,
+)
 
 from degeneracy.llc.statistics import summarise
-from degeneracy.runs.results import (
-    add_model,
-    finding,
-    grid_cell,
-    open_grid,
-    put_grid_cell,
-    put_llc,
-    put_rescaled,
-    rescaled_finding,
-)
-from degeneracy.runs.store import Point
+from degeneracy.report.style import optimizer_colours
+from degeneracy.runs.results import finding
+from studies.ngd_sgd.findings import findings
 from studies.ngd_sgd.robustness_figures import CLIP, llc_grid_figure, rescaling_figure
 from studies.ngd_sgd.robustness_verdict import grid_clause, grid_orders
-from studies.ngd_sgd.verdict import verdicts
+from studies.ngd_sgd.verdict import verdict_of
 
 TITLE = "FFNN 2 HL, 256 HN"
+FOUR = ("sgd", "ngd", "adamw", "my opt <b>")
 
 
 def estimate(llc=2.0, diverged=1, num_draws=400):
@@ -39,20 +40,22 @@ def estimate(llc=2.0, diverged=1, num_draws=400):
     return summarise(trace, 0.5, 10.0, acceptance=np.array([0.5, 0.9, 0.8, 0.7]))
 
 
-def run_with(cells):
-    """A run with these cells: (nβ setting, γ) → (SGD λ̂, NGD λ̂, standard error)."""
-    results, _ = synthetic_run(measured="final")
+def run_with(cells, optimizers=("sgd", "ngd")):
+    """A run with these cells: (nβ setting, γ) → (λ̂ of the first, of the second, its error)."""
+    results, _ = synthetic_run(measured="final", optimizers=optimizers)
     add_grid(results, cells)
     return results
 
 
 def cell_at(results, setting, localization):
-    return grid_cell(results, TITLE, localization, setting)
+    cells = results["models"][TITLE]["llc_grid"]["cells"]
+    asked = (setting, localization)
+    return next(c for c in cells if (c["nbeta_setting"], c["localization"]) == asked)
 
 
-def only_verdict(results):
-    (verdict,) = verdicts(results)
-    return verdict
+def only_card(results):
+    (card,) = findings(results).cards
+    return card
 
 
 # What is kept
@@ -78,51 +81,6 @@ def test_a_finding_is_the_estimate_as_json_with_diverged_chains_in_it():
     )
 
 
-def test_a_checkpoints_llc_keeps_what_each_chain_found_also_in_a_run_from_before():
-    results, _ = synthetic_run(measured=[])
-    for series in results["models"][TITLE]["optimizers"].values():
-        del series["llc_chains"], series["num_unsettled_chains"], series["llc_acceptance"]
-    add_model(results, TITLE, 269322)
-    put_llc(results, Point(TITLE, "sgd", 10), estimate())  # the epoch that both share
-    for series in results["models"][TITLE]["optimizers"].values():
-        assert series["llc_chains"][10] == finding(estimate())["chains"]
-        assert (series["num_diverged_chains"][10], series["num_unsettled_chains"][10]) == (1, 1)
-        assert series["llc_acceptance"][10] == pytest.approx(0.8)
-        assert series["llc_chains"][11] is None
-
-
-def test_a_grid_is_filled_cell_by_cell_and_goes_on_where_it_stopped():
-    results, _ = synthetic_run(measured=[])
-    assert cell_at(results, "batch", 10.0) is None
-    open_grid(results, TITLE, 81.0, {"sgd": 20, "ngd": 20})
-    cell = SimpleNamespace(localization=10.0, nbeta=26.4, nbeta_setting="batch", sampler_lr=1e-4)
-    cell.estimates = (estimate(1.0), estimate(2.0))
-    put_grid_cell(results, TITLE, ("sgd", "ngd"), cell)
-    results = json.loads(json.dumps(results))  # a restart
-    open_grid(results, TITLE, 7.0, {"sgd": 1, "ngd": 1})
-    grid = results["models"][TITLE]["llc_grid"]
-    assert (grid["max_curvature"], grid["epochs"]) == (81.0, {"sgd": 20, "ngd": 20})
-    there = cell_at(results, "batch", 10.0)
-    assert there == grid["cells"][0]
-    assert (there["nbeta"], there["sampler_lr"]) == (26.4, 1e-4)
-    assert there["optimizers"] == {"sgd": finding(estimate(1.0)), "ngd": finding(estimate(2.0))}
-    assert cell_at(results, "dataset", 10.0) is None
-    put_grid_cell(results, TITLE, ("sgd", "ngd"), cell)
-    assert len(grid["cells"]) == 1
-
-
-def test_rescaled_layers_are_filled_factor_by_factor():
-    results, _ = synthetic_run(measured=[])
-    assert rescaled_finding(results, TITLE, "sgd", 2.0) is None
-    for factor in (2.0, 0.5, 1.0, 2.0):
-        put_rescaled(results, TITLE, ("layers.1", "layers.3"), "sgd", factor, estimate(factor))
-    rescaling = results["models"][TITLE]["rescaling"]
-    assert rescaling["layers"] == ["layers.1", "layers.3"]
-    assert [found["factor"] for found in rescaling["optimizers"]["sgd"]] == [0.5, 1.0, 2.0]
-    assert rescaled_finding(results, TITLE, "sgd", 2.0)["llc"] == estimate(2.0).llc
-    assert rescaled_finding(results, TITLE, "ngd", 2.0) is None
-
-
 # What the verdict says
 
 
@@ -131,7 +89,7 @@ def test_rescaled_layers_are_filled_factor_by_factor():
     [((40.0, 43.0, 1.0), "higher"), ((43.0, 40.0, 1.0), "lower"), ((40.0, 42.7, 1.0), "undecided")],
 )
 def test_an_order_needs_an_interval_without_zero(llcs, order):
-    (cell,) = grid_orders(TITLE, run_with({("batch", 100): llcs}))
+    ((cell,),) = grid_orders(TITLE, run_with({("batch", 100): llcs})).values()
     assert cell.order == order  # 1.96 √2 = 2.77
     assert cell.interval == pytest.approx(
         (llcs[1] - llcs[0] - 2.772, llcs[1] - llcs[0] + 2.772), abs=1e-3
@@ -142,7 +100,7 @@ def test_an_order_needs_an_interval_without_zero(llcs, order):
 def test_a_cell_that_has_not_settled_counts_neither_way_however_clear_it_looks(optimizer):
     results = run_with({("batch", 100): (40.0, 90.0, 0.1), ("batch", 1000): (4.0, 5.0, 0.1)})
     cell_at(results, "batch", 100)["optimizers"][optimizer] = found_llc(60.0, 0.1, settled=False)
-    verdict = only_verdict(results)
+    verdict = only_card(results)
     assert (
         "higher than SGD's (95 % interval above 0) in 1 (nβ = 26.38 with γ = 1000)"
         in verdict.text[-1]
@@ -154,7 +112,7 @@ def test_a_cell_whose_chains_all_diverged_is_named_and_leaves_the_others():
     results = run_with({("batch", 100): (40.0, 90.0, 0.1), ("batch", 1000): (4.0, 5.0, 0.1)})
     lost = {**found_llc(1.0, None, num_diverged=4), "llc": None, "settled": False}
     cell_at(results, "batch", 100)["optimizers"]["ngd"] = lost
-    text = only_verdict(results).text[-1]
+    text = only_card(results).text[-1]
     assert "higher than SGD's (95 % interval above 0) in 1 (nβ = 26.38 with γ = 1000)" in text
     assert "without an LLC of both in 1 (nβ = 26.38 with γ = 100)" in text
 
@@ -162,7 +120,7 @@ def test_a_cell_whose_chains_all_diverged_is_named_and_leaves_the_others():
 def test_the_verdict_names_the_cells_in_which_the_order_holds():
     results = run_with(GRID)
     assert (
-        only_verdict(results).text[-1]
+        only_card(results).text[-1]
         == "Over 8 cells of γ × nβ, NGD's LLC after epoch 20 is higher than SGD's (95 % interval"
         " above 0) in 4 (nβ = 26.38 with γ = 100, 1000 and nβ = 5454 with γ = 100, 10000); lower"
         " (95 % interval below 0) in 1 (nβ = 5454 with γ = 1000); undecided (the interval"
@@ -176,45 +134,160 @@ HIGHER, LOWER = (40.0, 50.0, 1.0), (50.0, 40.0, 1.0)
 UNDECIDED = (40.0, 41.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("cells", "direction", "clause"),
-    [
-        ([HIGHER, HIGHER], "higher", ""),
-        (
-            [HIGHER, LOWER],
-            "higher",
-            "Over γ × nβ NGD's LLC is higher in 1, lower in 1 of 2 settled cells.",
-        ),
-        (
-            [HIGHER, UNDECIDED],
-            "higher",
-            "Over γ × nβ NGD's LLC is higher in 1, undecided in 1 of 2 settled cells.",
-        ),
-        ([UNDECIDED], "higher", "Over γ × nβ NGD's LLC is undecided in 1 of 1 settled cell."),
-        ([HIGHER, HIGHER], "lower", "Over γ × nβ NGD's LLC is higher in 2 of 2 settled cells."),
-        ([HIGHER, HIGHER], None, "Over γ × nβ NGD's LLC is higher in 2 of 2 settled cells."),
-        ([], "higher", ""),
-    ],
-)
-def test_the_headline_is_qualified_unless_all_settled_cells_agree_with_it(cells, direction, clause):
-    results = run_with({("batch", 10.0 ** (k + 1)): llcs for k, llcs in enumerate(cells)})
+def settled_run(cells, final, optimizers=("sgd", "ngd")):
+    """A run with these cells, all of them settled; the final LLCs are (λ̂, λ̂, error) too."""
+    places = [("batch", 10.0 ** (place + 1)) for place in range(len(cells))]
+    results = run_with(dict(zip(places, cells, strict=True)), optimizers)
     for cell in results["models"][TITLE]["llc_grid"]["cells"]:
         for found in cell["optimizers"].values():
             found["settled"] = True
-    assert grid_clause(TITLE, results, direction) == clause
+    for name, llc in zip(optimizers, (*final[:2], *final[:2]), strict=False):
+        set_final(results, TITLE, name, llc=llc, llc_std_error=final[2])
+    return results
+
+
+def clause_of(results):
+    return grid_clause(verdict_of(TITLE, results), results)
+
+
+@pytest.mark.parametrize(
+    ("cells", "final", "clause"),
+    [
+        ([HIGHER, HIGHER], HIGHER, ""),
+        ([LOWER, LOWER], LOWER, ""),
+        ([UNDECIDED], UNDECIDED, ""),
+        ([HIGHER, LOWER], HIGHER, "higher in 1, lower in 1 of 2 settled cells"),
+        ([HIGHER, UNDECIDED], HIGHER, "higher in 1, undecided in 1 of 2 settled cells"),
+        ([UNDECIDED], HIGHER, "undecided in 1 of 1 settled cell"),
+        ([HIGHER, HIGHER], LOWER, "higher in 2 of 2 settled cells"),
+        ([HIGHER, HIGHER], (40.0, 50.0, None), "higher in 2 of 2 settled cells"),
+        ([], HIGHER, ""),
+    ],
+)
+def test_the_headline_is_qualified_unless_all_settled_cells_agree_with_it(cells, final, clause):
+    expected = clause and f"over γ × nβ NGD's LLC is {clause}"
+    assert clause_of(settled_run(cells, final)) == expected
+
+
+def test_of_several_optimizers_the_headline_names_those_whose_cells_disagree():
+    """The third lies below the first where the second lies above."""
+    names = ("sgd", "ngd", "adamw")
+    agreeing = settled_run([HIGHER, HIGHER], HIGHER, names)
+    set_final(agreeing, TITLE, "adamw", llc=30.0)
+    assert clause_of(agreeing) == ""
+    results = settled_run([HIGHER, LOWER], HIGHER, names)
+    set_final(results, TITLE, "adamw", llc=30.0)
+    assert clause_of(results) == (
+        "over γ × nβ that order does not hold in every settled cell for NGD and adamw"
+    )
+    for cell in results["models"][TITLE]["llc_grid"]["cells"]:
+        cell["optimizers"]["adamw"]["settled"] = False
+    assert clause_of(results) == (
+        "over γ × nβ that order does not hold in every settled cell for NGD; no cell of γ × nβ has"
+        " settled for adamw"
+    )
+
+
+@pytest.mark.parametrize("error", [5.0, None])
+def test_of_an_optimizer_without_a_stated_order_the_headline_counts_the_cells(error):
+    """NGD's final LLC is higher; of adamw's, the interval includes 0, or there is none."""
+    results = settled_run([HIGHER, LOWER], HIGHER, ("sgd", "ngd", "adamw"))
+    set_final(results, TITLE, "adamw", llc=41.0, llc_std_error=error)
+    assert clause_of(results) == (
+        "over γ × nβ that order does not hold in every settled cell for NGD; adamw's LLC is higher"
+        " in 1, lower in 1 of 2 settled cells"
+    )
+
+
+def test_optimizers_without_a_stated_order_whose_cells_say_the_same_share_a_clause():
+    results = settled_run([HIGHER, LOWER], UNDECIDED, FOUR)
+    for name in FOUR:
+        set_final(results, TITLE, name, llc=40.0)
+    for cell in results["models"][TITLE]["llc_grid"]["cells"]:
+        found = cell["optimizers"]
+        found["adamw"], found["my opt <b>"] = found["ngd"], found["sgd"]
+    counts = "higher in 1, lower in 1 of 2 settled cells"
+    assert clause_of(results) == f"over γ × nβ NGD's and adamw's LLC is {counts}"
+
+
+@pytest.mark.parametrize("names", [("sgd", "ngd"), ("sgd", "ngd", "adamw")])
+def test_a_verdict_without_comparison_is_not_qualified_by_the_grid(names):
+    results = settled_run([HIGHER, LOWER], HIGHER, names)
+    for name in names[1:]:
+        set_final(results, TITLE, name, llc=None, llc_std_error=None, num_diverged_chains=2)
+    assert verdict_of(TITLE, results).comparisons == ()
+    assert clause_of(results) == ""
+    card = only_card(results)
+    assert card.headline.startswith("No comparison: there is no final LLC of NGD")
+    assert "γ × nβ" not in card.headline
+    assert any("higher than SGD's" in text for text in card.text)
+
+
+def test_an_optimizer_that_no_cell_has_is_a_note_and_nowhere_else_of_the_grid():
+    results, _ = synthetic_run(kind="standard", optimizers=FOUR)
+    lines = {note.line for note in only_card(results).notes}
+    assert not any("grid" in line for line in lines)
+    add_grid(results, without=("adamw",))
+    diverge(results, TITLE, "adamw", 3)
+    card = only_card(results)
+    assert list(grid_orders(TITLE, results)) == ["ngd", "my opt <b>"]
+    assert "adamw is not on the grid of γ × nβ" in [note.line for note in card.notes]
+    assert not any("adamw" in text for text in card.text if text.startswith("Over"))
+    assert not llc_grid_figure(TITLE, results, "adamw").data
+    head = [text for text, _ in findings(results).tables[-1].head]
+    assert head[3:6] == ["SGD λ̂", "NGD λ̂", "my opt <b> λ̂"]
+    assert head[6:] == ["NGD − SGD", "order", "my opt <b> − SGD", "order"]
+
+
+def test_several_optimizers_that_no_cell_has_share_a_note():
+    results, _ = synthetic_run(kind="standard", optimizers=(*FOUR, "muon"))
+    add_grid(results, without=("adamw", "muon"))
+    assert "adamw and muon are not on the grid of γ × nβ" in [
+        note.line for note in only_card(results).notes
+    ]
+    add_grid(results, without=("ngd", "adamw", "muon"))
+    (note,) = [note for note in only_card(results).notes if "grid" in note.line]
+    assert note.line == "3 optimizers are not on the grid of γ × nβ"
+    assert note.detail.startswith("NGD, adamw and muon. ")
+
+
+def test_every_optimizer_is_compared_with_the_first_in_every_cell():
+    results = run_with(GRID, FOUR)
+    orders = grid_orders(TITLE, results)
+    assert list(orders) == ["ngd", "adamw", "my opt <b>"]
+    for other, cells in orders.items():
+        assert len(cells) == 8
+        for cell in cells:
+            found = cell_at(results, cell.nbeta_setting, cell.localization)["optimizers"]
+            assert list(cell.findings) == ["sgd", other]
+            assert cell.difference == found[other]["llc"] - found["sgd"]["llc"]
+    sentences = [text for text in only_card(results).text if text.startswith("Over 8 cells")]
+    for text, name in zip(sentences, ("NGD", "adamw", "my opt <b>"), strict=True):
+        assert text.startswith(f"Over 8 cells of γ × nβ, {name}'s LLC after epoch 20 is ")
+    assert all("higher than SGD's" in text for text in sentences)
+
+
+def test_an_optimizer_that_another_one_left_unsettled_is_counted():
+    """A pair's cell counts where the two have settled, whatever a third one did."""
+    results = run_with({("batch", 100): HIGHER}, ("sgd", "ngd", "adamw"))
+    cell_at(results, "batch", 100)["optimizers"]["adamw"]["settled"] = False
+    orders = {name: cells[0].order for name, cells in grid_orders(TITLE, results).items()}
+    assert orders == {"ngd": "higher", "adamw": "not settled"}
 
 
 def test_a_grid_in_which_nothing_settled_shows_nothing():
     results = run_with({("batch", 100): HIGHER})
     cell_at(results, "batch", 100)["optimizers"]["sgd"]["settled"] = False
-    assert only_verdict(results).headline.endswith(
-        " No cell of γ × nβ has settled, so they do not show whether the order holds."
-    )
+    clause = "no cell of γ × nβ has settled, so they do not show whether the order holds"
+    assert clause_of(results) == clause
+    assert clause in only_card(results).headline.replace("No cell", "no cell")
+    set_final(results, TITLE, "ngd", llc_std_error=None)
+    assert clause_of(results) == "no cell of γ × nβ has settled"
 
 
 def test_without_grid_and_rescaling_the_verdict_is_silent_about_them():
     results, _ = synthetic_run(measured="final")
-    verdict = only_verdict(results)
+    verdict = only_card(results)
     assert not any(
         "γ × nβ" in text or "Scaling" in text for text in (verdict.headline, *verdict.text)
     )
@@ -227,7 +300,7 @@ def test_the_verdict_says_how_far_the_rescaled_estimate_departs():
     )
     half = 1.96 * 0.8 * 2**0.5
     assert (
-        only_verdict(results).text[-1]
+        only_card(results).text[-1]
         == "Scaling layers.1 by c and layers.3 by 1/c changes neither the network's function nor"
         " λ. λ̂ then is, for SGD: 61.00 ± 0.80 at c = 0.5, 43.60 ± 0.80 at c = 1, 40.00 ± 0.80"
         " at c = 2 (not settled); farthest from c = 1 at c = 0.5: +17.4, 95 % interval from"
@@ -297,9 +370,28 @@ def test_a_cell_without_interval_has_no_colour():
     ]
 
 
+def test_each_pair_has_a_grid_in_its_own_two_colours():
+    results = run_with(GRID, FOUR)
+    colours = optimizer_colours(FOUR)
+    for name, words in (("ngd", "NGD"), ("adamw", "adamw"), ("my opt <b>", "my opt &lt;b&gt;")):
+        figure = llc_grid_figure(TITLE, results, name)
+        assert f"LLC at other γ and nβ: {words} − SGD" in figure.layout.title.text
+        heat = figure.data[0]
+        for end, optimizer in ((0, "sgd"), (-1, name)):
+            pale, full = (
+                [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+                for colour in (heat.colorscale[end][1], colours[optimizer])
+            )
+            assert pale == pytest.approx([(255 + part) / 2 for part in full], abs=1)
+        assert "opt <b>" not in "".join(heat.text.ravel())
+    assert llc_grid_figure(TITLE, results) == llc_grid_figure(TITLE, results, "ngd")
+
+
 def test_the_rescaled_estimate_stands_beside_the_one_at_factor_1():
     results, _ = synthetic_run()
-    add_rescaling(results)
+    add_rescaling(
+        results, {"sgd": {0.5: 61.0, 1.0: 43.6, 2.0: 52.5}, "ngd": {0.5: 70.2, 1.0: 55.2}}
+    )
     figure = rescaling_figure(TITLE, results)
     lines = {trace.name: trace for trace in figure.data}
     sgd = lines["SGD"]
@@ -313,15 +405,19 @@ def test_the_rescaled_estimate_stands_beside_the_one_at_factor_1():
 
 def test_a_factor_at_which_every_chain_diverged_is_said_and_leaves_the_others():
     results, _ = synthetic_run()
-    add_rescaling(results)
-    for index in (1, 2):
-        results["models"][TITLE]["rescaling"]["optimizers"]["sgd"][index]["llc"] = None
+    add_rescaling(results, {"sgd": {0.5: 61.0, 1.0: 43.6, 2.0: 52.5}, "ngd": {1.0: 55.2, 2.0: 6.0}})
+    found = results["models"][TITLE]["rescaling"]["optimizers"]
+    found["sgd"][1]["llc"] = found["sgd"][2]["llc"] = found["ngd"][1]["llc"] = None
     figure = rescaling_figure(TITLE, results)
     lines = {trace.name: trace for trace in figure.data}
     assert list(lines["SGD"].y) == [61.0]
     assert "SGD at c = 1" not in lines
-    assert [note.text for note in figure.layout.annotations] == ["SGD:<br>every chain diverged"] * 2
-    assert "61.00 ± 0.80 at c = 0.5, – at c = 1" in only_verdict(results).text[-1]
+    texts = {note.x: re.sub(r"<[^>]*>", " ", note.text) for note in figure.layout.annotations}
+    assert texts == {
+        0: " SGD:  every chain diverged",
+        np.log10(2): " SGD:  every chain diverged  NGD:  every chain diverged",
+    }
+    assert "61.00 ± 0.80 at c = 0.5, – at c = 1" in only_card(results).text[-1]
 
 
 def test_nothing_in_a_layers_name_is_read_as_a_tag():

@@ -6,20 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from studies.phase_transitions import rule as transition_rule
+from studies.phase_transitions import rule
 from studies.phase_transitions.rule import find_transitions
 
-DROP = [
-    2.3,
-    2.3,
-    2.29,
-    2.3,
-    2.2,
-    0.5,
-    0.2,
-    0.19,
-    0.18,
-]  # range 2.12, so that flat is a change of 0.0424
+# range 2.12, so that flat is a change of 0.0424
+DROP = [2.3, 2.3, 2.29, 2.3, 2.2, 0.5, 0.2, 0.19, 0.18]
 
 
 def test_the_plateau_ends_before_the_first_epoch_that_falls_and_the_drop_with_the_last():
@@ -29,7 +20,7 @@ def test_the_plateau_ends_before_the_first_epoch_that_falls_and_the_drop_with_th
 
 
 def test_the_examples_of_the_docstrings_hold():
-    assert doctest.testmod(transition_rule).failed == 0
+    assert doctest.testmod(rule).failed == 0
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1e-6, 0.0), (1e6, 0.0), (1.0, -5.0)])
