@@ -1,45 +1,69 @@
 # `make run` and `make test` do everything on a fresh machine; `make help` lists the rest.
 PYTHON ?= python3
-CONFIG ?= args_ngd_sgd.json
+VENV ?= .venv
+PYTHONS ?= 3.11 3.12 3.13
 DATASET ?= fashion-mnist
-BIN := .venv/bin
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+STUDIES ?= studies
+BIN := $(VENV)/bin
 # Bars in a log: a line every ten seconds instead of a redrawn one.
 QUIET_BARS := TQDM_MININTERVAL=10
+LISTING := $(PYTHON) studies/listing.py --folder "$(STUDIES)"
+# Each folder of a study is a target, with hyphens: studies/ngd_directions is `make ngd-directions`.
+STUDY_TARGETS := $(subst _,-,$(patsubst $(STUDIES)/%/__init__.py,%,$(wildcard $(STUDIES)/*/__init__.py)))
+# A thread of PyTorch for each worker; neighbouring tests go to one, so that they share what is trained.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: run test venv venv-dev data lint bench bench-full published directions min-singular phase-transitions \
-	phase-transitions-cnn schema clean help
+.PHONY: run demo test test-full test-pythons venv venv-dev data lint bench bench-full published schema \
+	runs clean-runs clean help $(STUDY_TARGETS)
 .DEFAULT_GOAL := help
 
-run: venv  ## execute the notebook with CONFIG and print the report's path
-	test -f "$(CONFIG)"
-	mkdir -p build
-	$(QUIET_BARS) $(BIN)/papermill experiments/eval_ngd_sgd.ipynb build/eval_ngd_sgd.ipynb --cwd experiments \
-		--log-output --no-progress-bar -p config_path "$$(realpath "$(CONFIG)")"
-	@$(BIN)/python -c "import sys; from experiment import default_directory, load_config; \
-		print('report:', default_directory(load_config(sys.argv[1])) / 'report.html')" "$(CONFIG)"
+run: ngd-sgd  ## the primary experiment: its notebook with CONFIG, and its report's path last
 
-test: venv-dev  ## run the whole test suite
-	$(BIN)/python -m pytest
+$(STUDY_TARGETS): venv
+	@mkdir -p build
+	@config="$(or $(CONFIG),$$($(LISTING) config $@))" && notebook="$$($(LISTING) notebook $@)" && \
+		{ test -f "$$config" || { echo "CONFIG: $$config given; allowed: a JSON file"; exit 2; }; } && \
+		$(QUIET_BARS) $(BIN)/papermill "$$notebook" build/$@.ipynb --cwd experiments --log-output \
+		--no-progress-bar -p config_path "$$(realpath "$$config")"
+	@echo "report: $$($(LISTING) report build/$@.ipynb)"
 
-venv: .venv/.installed  ## make .venv with what `make run` needs
-venv-dev: .venv/.installed-dev
+demo: venv  ## a small real run, from training to report, in a minute
+	$(QUIET_BARS) $(BIN)/python experiment.py experiments/args_demo.json
 
-.venv/.installed: requirements.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+test: venv-dev  ## run the test suite on WORKERS cores (default: all, at most 8)
+	$(PYTEST) -m "not slow"
+
+test-full: venv-dev  ## the same with the slow variants
+	$(PYTEST)
+
+test-pythons: $(addprefix test-python-,$(PYTHONS))  ## the suite on each of PYTHONS that is there
+
+test-python-%:
+	@if command -v python$* >/dev/null && python$* --version >/dev/null 2>&1; then \
+		$(MAKE) test VENV=.venv-$* PYTHON=python$*; else echo "python$*: not here, left out"; fi
+
+venv: $(VENV)/.installed  ## make .venv with what `make run` needs
+venv-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
 	touch $@
 
-.venv/.installed-dev: .venv/.installed requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 data: venv  ## get DATASET (mnist, fashion-mnist, cifar10) into data/
-	$(BIN)/python -m data_files $(DATASET)
+	$(BIN)/python -m degeneracy.data.files $(DATASET)
 
-lint: venv-dev  ## check style, and that notebooks carry no outputs
+lint: venv-dev  ## check style, layers, sizes, and that notebooks carry no outputs
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q tests/test_notebooks.py -k outputs
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_notebooks.py -k "layout or outputs"
 
 bench: venv-dev  ## time training, sampling and curvature against their peers, check against exact values (40 minutes)
 	$(BIN)/python benchmarks/training_speed.py
@@ -55,32 +79,21 @@ bench-full: venv-dev  ## exact values up to 10⁶ weights, not run through yet
 published: venv  ## reproduce the published swap run: three seeds, both arithmetics (half an hour)
 	$(QUIET_BARS) $(BIN)/python benchmarks/published_swap.py
 
-directions: venv  ## how exact is online NGD? the study notebook and its report (two minutes)
-	mkdir -p build
-	$(QUIET_BARS) $(BIN)/papermill experiments/eval_ngd_directions.ipynb build/eval_ngd_directions.ipynb --cwd experiments \
-		--log-output --no-progress-bar
+schema: venv  ## write the configs' JSON Schemas and docs/config.md anew
+	$(BIN)/python -m studies.schemas
 
-min-singular: venv  ## LLCs of models whose learning coefficient is known: notebook and report (four minutes)
-	mkdir -p build
-	$(QUIET_BARS) $(BIN)/papermill experiments/eval_min_singular_models.ipynb build/eval_min_singular_models.ipynb \
-		--cwd experiments --log-output --no-progress-bar
+runs: venv  ## list the runs under experiments/
+	@$(BIN)/python -m degeneracy.runs.directories
 
-phase-transitions: venv  ## LLC and curvature where training leaves a plateau: notebook and report (nine minutes)
-	mkdir -p build
-	$(QUIET_BARS) $(BIN)/papermill experiments/eval_mnist_phase_transitions.ipynb build/eval_mnist_phase_transitions.ipynb \
-		--cwd experiments --log-output --no-progress-bar
-
-phase-transitions-cnn: venv  ## the same of LeNet-5 with extra convolutions (about an hour without CUDA)
-	mkdir -p build
-	$(QUIET_BARS) $(BIN)/papermill experiments/eval_mnist_phase_transitions.ipynb \
-		build/eval_mnist_phase_transitions_cnn.ipynb --cwd experiments --log-output --no-progress-bar \
-		-p config_path args_phase_transitions_cnn.json -p out phase_transitions_cnn
-
-schema: venv  ## write the config's JSON Schema anew
-	$(BIN)/python -m experiment_config > .schema.json.partial && mv .schema.json.partial args_ngd_sgd.schema.json
+clean-runs: venv  ## remove runs older than DAYS; it lists them and asks (YES=1: it does not ask)
+	@test -n "$(DAYS)" || { echo "make clean-runs DAYS=30: say how many days old a run may be"; exit 2; }
+	@$(BIN)/python -m degeneracy.runs.directories --remove-older-than $(DAYS) $(if $(YES),--yes)
 
 clean:  ## remove the virtual environment and built files, keep data and runs
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*##/\t/' | expand -t 14
+	@echo
+	@echo "Studies: make NAME runs a notebook and builds its report; CONFIG=FILE takes another config."
+	@$(LISTING) | sed 's/^/  /'
