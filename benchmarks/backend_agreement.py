@@ -13,17 +13,17 @@ from pathlib import Path
 
 from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.runs.config import load_config
-from degeneracy.runs.measurements import final_weights
 from degeneracy.runs.results import optimizers
-from degeneracy.runs.run import open_run
-from degeneracy.texts import with_error
+from degeneracy.runs.run import final_weights
+from degeneracy.texts import label, with_error
+from studies.ngd_sgd import open_run
 
 
 def main(directory: Path) -> None:
     run = open_run(load_config(directory / "config.json"), directory)
     data, batch_size = run.data.train, run.config.data.batch_size
     for title, build in run.models.items():
-        for optimizer in optimizers(run.results["config"]):
+        for optimizer in optimizers(run.results):
             weights = final_weights(run, title, optimizer)
             found = {}
             for backend in ("batched", "devinterp"):
@@ -39,7 +39,7 @@ def main(directory: Path) -> None:
                 for backend, e in found.items()
             )
             print(
-                f"{title} {optimizer.upper()}: {shown}; {apart:.2f} combined standard errors apart"
+                f"{title} {label(optimizer)}: {shown}; {apart:.2f} combined standard errors apart"
             )
     run.store.close()
 

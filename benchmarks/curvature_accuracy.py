@@ -2,9 +2,10 @@
 a spectrum cost?
 
 Accuracy: FFNN 2 × 20 on MNIST averaged to 7 × 7 pixels, 1,630 weights, whose Hessian is decomposed
-as a whole in
-float64. Cost: 100 Lanczos steps on FFNN 2 × 256 and 1,280 images, against curvlinops's, which do
-not orthogonalise against all vectors before; medians over interleaved repeats in one process.
+as a whole in float64. Cost: 100 Lanczos steps on FFNN 2 × 256 and 1,280 images, against
+curvlinops's, which do not orthogonalise against all vectors before; medians over interleaved
+repeats in one process.
+
 `python curvature_accuracy.py [repeats]`.
 """
 
@@ -29,11 +30,12 @@ from degeneracy.curvature.spectrum import (
     quadratic_llc,
 )
 from degeneracy.curvature.trace import hessian_trace
+from degeneracy.data.images import DataSplits, TensorData
 from degeneracy.models.coefficients import quadratic_llc as llc_of_curvatures
 from degeneracy.models.networks import FFNN, num_parameters
-from degeneracy.runs.run import PROJECT
+from degeneracy.runs.work import PROJECT
 from degeneracy.training import train
-from utils_general import DataSplits, TensorData, load_data
+from utils_general import load_data
 
 NUM_STEPS, NUM_PROBES, NUM_IMAGES, TOP = 100, 10, 1280, 20
 NBETA, LOCALIZATION = 100.0, 10.0

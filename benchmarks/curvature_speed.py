@@ -5,7 +5,7 @@ variance): where probes are independent, their number does not change it. Second
 repeats, interleaved in one process: run it alone on the machine. A variance is the mean over
 repeats of the squared standard error where one is stated, else that of the repeats' estimates,
 which n of them give to ± √(2/(n − 1)); XTrace's stated one is too small, see
-`hessian_trace.xtrace`. `python curvature_speed.py [repeats]`.
+`degeneracy.curvature.trace.xtrace`. `python curvature_speed.py [repeats]`.
 """
 
 import copy
@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from degeneracy.curvature.trace import METHODS, hessian_trace
 from degeneracy.models.networks import FFNN
-from degeneracy.runs.run import PROJECT
+from degeneracy.runs.work import PROJECT
 from degeneracy.training import train
 from utils_general import load_data
 

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from degeneracy.llc.statistics import summarise
-from degeneracy.runs.results import put_llc, series_of
+from degeneracy.runs.results import llc_findings, put_findings, series_of
 from degeneracy.runs.store import RunStore
-from studies.ngd_sgd.verdict import verdicts
+from studies.ngd_sgd.findings import findings
 
 
 def main(directory: Path, dropped: int) -> None:
@@ -22,14 +22,13 @@ def main(directory: Path, dropped: int) -> None:
     results, traces = store.read_results(), store.read_traces()
     for point, trace in traces.items():
         init_loss = series_of(results, point)["llc_init_loss"][point.epoch]
-        put_llc(
-            results,
-            point,
-            summarise(trace[:, dropped:], init_loss, results["nbeta"], results["train_size"]),
-        )
+        kept = trace[:, dropped:]
+        estimate = summarise(kept, init_loss, results["nbeta"], results["train_size"])
+        put_findings(results, point, llc_findings(estimate))
     print(f"without the first {dropped} draws of each chain:")
-    for verdict in verdicts(results):
-        print(f"{verdict.title}: {verdict.headline}", *verdict.text, *verdict.warnings, sep="\n  ")
+    for card in findings(results).cards:
+        notes = (note.line for note in card.notes)
+        print(f"{card.title}: {card.headline}", *card.text, *notes, sep="\n  ")
 
 
 if __name__ == "__main__":

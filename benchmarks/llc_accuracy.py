@@ -6,29 +6,27 @@ case reported.
 The rule sees a loss, its number of weights d and its minimum w*, and nothing else:
 
     γ = √d, nβ = 1000 γ. The random weights that γ alone allows, N(0, 1/γ), give a square layer a
-    norm of order 1
-        whatever its size, so that wide and narrow networks need about as many draws. The ratio 1000
-        weighs the bias of a finite temperature, which falls with it, against the draws needed to
-        leave a singular w*, which grow with it (its square root for two layers, its power ⅔ for
-        three).
+        norm of order 1 whatever its size, so that wide and narrow networks need about as many
+        draws. The ratio 1000 weighs the bias of a finite temperature, which falls with it, against
+        the draws needed to leave a singular w*, which grow with it (its square root for two layers,
+        its power ⅔ for three).
     ε = min(0.2/(nβ h* + γ), 3/(nβ h_γ + γ)), h* the largest curvature at w*, h_γ the largest of
-    those at one draw a
-        chain from N(w*, 1/γ). The first bounds the error that the step makes where w* is regular:
-        at most 1/19 of what a direction contributes. The second keeps to ¾ of the stability limit,
-        ε A < 4, at the outskirts of where chains go, and is the only one where h* = 0.
+        those at one draw a chain from N(w*, 1/γ). The first bounds the error that the step makes
+        where w* is regular: at most 1/19 of what a direction contributes. The second keeps to ¾ of
+        the stability limit, ε A < 4, at the outskirts of where chains go, and is the only one where
+        h* = 0.
     2¹¹/d chains, at least 2 and at most 32: small models have small λ and need more chains for the
-    same error. 8,192 draws; λ̂ from the second half of them, the first is burn-in. Converged: since
-    half as many draws (of which
-        again the second half counts) λ̂ has moved by no more than its error then, the larger of the
-        standard error and 0.5 %, and that error is at most 1 %. If not, 32,768 draws, and with
-        `--full` up to 2,000 weights 131,072. Then it ends; what has not converged says so.
+        same error. 8,192 draws; λ̂ from the second half of them, the first is burn-in. Converged:
+        since half as many draws (of which again the second half counts) λ̂ has moved by no more
+        than its error then, the larger of the standard error and 0.5 %, and that error is at most
+        1 %. If not, 32,768 draws, and with `--full` up to 2,000 weights 131,072. Then it ends; what
+        has not converged says so.
 
 Targets are the values at finite (nβ, γ) where they can be computed: for quadratic losses those of
-the Langevin steps,
-ε included, for normal crossings by quadrature. Deep linear networks (two layers: reduced-rank
-regression) are judged against λ itself, uncorrected; at multiplicity m the finite-nβ value is
-lower, by about (m − 1)/ln nβ, which is printed beside it. `--full` adds 10⁶ weights, and on CUDA
-10⁷.
+the Langevin steps, ε included, for normal crossings by quadrature. Deep linear networks (two
+layers: reduced-rank regression) are judged against λ itself, uncorrected; at multiplicity m the
+finite-nβ value is lower, by about (m − 1)/ln nβ, which is printed beside it. `--full` adds 10⁶
+weights, and on CUDA 10⁷.
 
 The rule's constants were chosen on the deep linear and normal-crossing cases up to 1,200 weights
 that are listed here, not on others: on those, the errors say what the rule can reach, and only the
@@ -216,7 +214,7 @@ def late_half(estimate: LLCEstimate, draws: int) -> LLCEstimate:
 
 
 def has_converged(before: LLCEstimate, after: LLCEstimate) -> bool:
-    """Whether twice the draws moved λ̂ by no more than its error before, and that error was small."""
+    """Whether twice the draws moved λ̂ by no more than its error before, and that was small."""
     if after.llc is None or before.std_error is None or after.diverged.any():
         return False
     error = max(before.std_error, SMALLEST_ERROR * before.llc)

@@ -27,7 +27,7 @@ from degeneracy.llc.devinterp_chains import Batches
 from degeneracy.llc.estimate import estimate_llcs, mean_loss
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.models.networks import FFNN, LeNet5
-from degeneracy.runs.run import PROJECT
+from degeneracy.runs.work import PROJECT
 from utils_general import load_data
 
 BATCH_SIZE, REPEATS = 128, 5

@@ -114,7 +114,7 @@ def seconds_by_part(contender: Contender) -> dict[str, float]:
 
 
 def multiplications(contender: Contender) -> tuple[float, float]:
-    """Multiplications in matrix products a step: (forward and backward, NGD's), both in millions."""
+    """Millions of multiplications in matrix products a step: (forward and backward, NGD's)."""
     counts = []
     for work in ([contender.gradient] * PERIOD, [contender.optimizer.step] * PERIOD):
         with FlopCounterMode(display=False) as counter:

@@ -2,7 +2,8 @@
 `experiments/args_published_swap.json`, both arithmetics.
 
 Runs `experiment.py` once for each seed and arithmetic (a run that is there already is not made
-again), prints the README's table and writes `benchmarks/published_swap.json`. Every seed is shown.
+again), prints the table of `docs/results-ngd-sgd.md` and writes `benchmarks/published_swap.json`.
+Every seed is shown.
 """
 
 import argparse

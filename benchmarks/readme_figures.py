@@ -1,5 +1,4 @@
-"""Which figures does the README show? Draws a finished run's figures and writes them as PNG into
-`docs/`.
+"""Which figures do the README and docs/ show? Draws those of a finished run into `docs/*.png`.
 
     .venv/bin/python benchmarks/readme_figures.py RUN_DIRECTORY
 
@@ -16,26 +15,27 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+import studies
 from degeneracy.report.page import write_figs_to_html
-from degeneracy.report.run_figures import model_figures
 from degeneracy.runs.store import RunStore
-from studies.phase_transitions.figures import study_figures
 
 DOCS = Path(__file__).parent.parent / "docs"
-SHOWN = ("loss", "llc", "running-mean", "hessian-trace", "llc-against-loss", "llc-grid")
-SHOWN_OF_PHASES = ("llc", "developmental", "spectra")
-WIDTH, MARGIN = 1000, 12  # pixels
+SHOWN = {  # study → (keys of its drawings, what stands before them in a file's name)
+    "ngd_sgd": (
+        ("loss", "llc", "running-mean", "hessian-trace", "llc-against-loss", "llc-grid"),
+        "",
+    ),
+    "phase_transitions": (("llc", "developmental", "spectra"), "phase-"),
+}
+WIDTH = 1000  # pixels
 
 
 def main(directory: Path) -> None:
     store = RunStore(directory, json.loads((directory / "config.json").read_text()))
     results, traces = store.read_results(), store.read_traces()
-    title = next(iter(results["models"]))
-    if "transitions" in results["config"]:
-        figures = [entry for entry in study_figures(results) if entry[0] in SHOWN_OF_PHASES]
-        figures = [(f"phase-{key}", caption, figure) for key, caption, figure in figures]
-    else:
-        figures = [entry for entry in model_figures(title, results, traces) if entry[0] in SHOWN]
+    shown, prefix = SHOWN[results["study"]]
+    sections = studies.find(results["study"]).figures(results, traces)
+    drawings = [one for section in sections for one in section.drawings if one.key in shown]
     browser_path = (
         shutil.which("chromium")
         or shutil.which("chromium-browser")
@@ -49,18 +49,17 @@ def main(directory: Path) -> None:
             executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
-        for key, caption, figure in figures:
-            html = write_figs_to_html([(key, caption, figure)], Path(folder) / f"{key}.html", title)
+        for drawing in drawings:
+            path, name = Path(folder) / f"{drawing.key}.html", f"{prefix}{drawing.key}.png"
+            figure = drawing.key, drawing.caption, drawing.figure
+            html = write_figs_to_html([figure], path, results["study"])
             page.goto(html.as_uri())
             drawn = page.locator(".js-plotly-plot")
             drawn.scroll_into_view_if_needed()
             page.wait_for_selector(".js-plotly-plot .plot-container")
             page.wait_for_timeout(500)  # transitions
-            box = drawn.bounding_box()
-            margin = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN}
-            size = {"width": box["width"] + 2 * MARGIN, "height": box["height"] + 2 * MARGIN}
-            page.screenshot(path=DOCS / f"{key}.png", clip=margin | size)
-            print(DOCS / f"{key}.png")
+            drawn.screenshot(path=DOCS / name)
+            print(DOCS / name)
         browser.close()
 
 

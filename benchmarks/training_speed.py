@@ -12,30 +12,21 @@ from torch.utils.data import DataLoader
 
 from degeneracy.data.files import import_torchvision
 from degeneracy.models.networks import FFNN
-from degeneracy.runs.run import PROJECT
-from degeneracy.training import train
+from degeneracy.runs.work import PROJECT
+from degeneracy.training import as_stepper, trained
 from utils_general import load_data
 
 BATCH_SIZE = 128
 
 
 def epoch_seconds(data) -> float:
-    """Seconds an epoch of `train` with SGD takes, with what it records and the evaluation; median
-    of three.
-    """
+    """Seconds of an epoch of training with SGD, with its record and evaluation; median of three."""
     model = FFNN(256, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    ends = [time.perf_counter()]
-    train(
-        model,
-        optimizer,
-        data,
-        4,
-        BATCH_SIZE,
-        torch.Generator(),
-        on_epoch=lambda *_: ends.append(time.perf_counter()),
-    )
-    return statistics.median(end - start for start, end in pairwise(ends[1:]))
+    stepper, generator = as_stepper(model, optimizer), torch.Generator()
+    epochs = trained(model, stepper, data, range(1, 5), BATCH_SIZE, generator)
+    ends = [time.perf_counter() for _ in epochs]  # the first epoch warms up
+    return statistics.median(end - start for start, end in pairwise(ends))
 
 
 def loader_seconds() -> tuple[float, float]:
@@ -62,7 +53,7 @@ def main() -> None:
     data = load_data("mnist", PROJECT / "data")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(
-        "an epoch of `train` with SGD, FFNN 2 HL, 256 HN, evaluation included:"
+        "an epoch of training with SGD, FFNN 2 HL, 256 HN, evaluation included:"
         f" {epoch_seconds(data):.2f} s"
     )
     in_memory, transforms = loader_seconds()
