@@ -186,17 +186,19 @@ function fitted(given, width, visible, scale) {
   Object.assign(layout, { width, height: (layout.height || 450) * scale, autosize: false });
   layout.uirevision = "kept";
   const height = fold(layout, width) * scale;
-  if (width < SMALL || scale < 1) {
-    breakTitles(layout, width, height);
+  if (width < SMALL || scale < 1) breakTitles(layout, width, height);
+  if (width < SMALL) {
     fitColours(data, layout, width);
+    fitSmall(data, layout, width);
   }
-  if (width < SMALL) fitSmall(data, layout, width);
   const title = layout.title;
   if (title?.yref === "container") title.y = 1 - TITLE / layout.height;
   return { data, layout, height };
 }
 
 // ---- drawing ------------------------------------------------------------------------------------
+
+const hasBar = ({ data, layout }) => layout.coloraxis || data.some(({ type }) => type === "heatmap");
 
 /** Draws a figure at `width`, anew or again; zoom, legend and slider stay as the reader left
  * them. */
@@ -210,6 +212,8 @@ function draw(figure, width, scale = 1) {
   const given = shown.get(figure), visible = plot.data?.map((trace) => trace.visible);
   const { data, layout, height } = fitted(given, width, visible, scale);
   plot.layout?.sliders?.forEach(({ active }, place) => { layout.sliders[place].active = active; });
+  // Redrawn as it is, Plotly would keep the room of a colour bar that stood, or lay, before.
+  if (given.width < SMALL !== width < SMALL && hasBar(given)) Plotly.purge(plot);
   Plotly.react(plot, data, layout, CONFIG);
   settle(plot, height, width < SMALL);
   given.width = width;

@@ -301,6 +301,7 @@ def test_a_finger_on_a_figure_scrolls_a_phones_page(open_page, study_page):
 WATCH = """() => addEventListener("beforeprint", () => { window.printed = {
     open: [...document.querySelectorAll("details")].every((details) => details.open),
     widths: [...document.querySelectorAll("figure .main-svg")].map((svg) => svg.clientWidth),
+    heights: [...document.querySelectorAll(".plot")].map((plot) => plot._fullLayout._size.h),
 }; })"""
 
 
@@ -314,6 +315,7 @@ def test_all_is_open_and_drawn_for_paper_and_then_as_before(open_page, study_pag
     assert printed["open"]
     assert set(printed["widths"]) == {700}
     assert len(printed["widths"]) == 3 * len(FIGURES)
+    assert min(printed["heights"]) > 150  # of the plots: no colour bar pushes one flat
     assert tab.evaluate(FITS)
     assert tab.query_selector("#figure-two").evaluate(PLACES) == before
     assert not tab.is_visible("text=The sentence behind it.")
