@@ -134,9 +134,24 @@ def trained(
 def as_stepper(
     model: nn.Module, optimizer: torch.optim.Optimizer | Stepper, loss_fn: Callable = cross_entropy
 ) -> Stepper:
-    """`optimizer` itself, or the stepper of a PyTorch optimizer."""
+    """`optimizer` itself, or the stepper of a PyTorch optimizer.
+
+    Raises:
+        ValueError: It is neither, or one that wants to evaluate the loss itself.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "LBFGS given, which evaluates the loss several times a step; allowed: optimizers whose"
+            " step needs no closure"
+        )
     if isinstance(optimizer, torch.optim.Optimizer):
         return TorchStepper(model, loss_fn, [optimizer])
+    needed = ("lr", "step", "state_dict", "load_state_dict")
+    if missing := [name for name in needed if not hasattr(optimizer, name)]:
+        raise ValueError(
+            f"a {type(optimizer).__name__} without {', '.join(missing)} given; allowed: a"
+            " torch.optim.Optimizer or a degeneracy.stepper.Stepper"
+        )
     return optimizer
 
 

@@ -227,6 +227,14 @@ def test_a_step_that_gives_no_loss_is_refused_with_what_it_gave(small):
         train(model, stepper, small, 1, 250, shuffling())
 
 
+def test_what_cannot_step_is_refused_before_it_trains():
+    model, _ = model_and(torch.optim.SGD, lr=0.01)
+    with pytest.raises(ValueError, match=r"a float without lr, step, .* given; allowed: a torch"):
+        as_stepper(model, 0.01)
+    with pytest.raises(ValueError, match="LBFGS given"):
+        as_stepper(model, torch.optim.LBFGS(model.parameters()))
+
+
 def test_every_epochs_weights_are_kept(small):
     model, optimizer = model_and(torch.optim.SGD, lr=0.01)
     first, last = train(model, optimizer, small, 2, 300, shuffling()).state_dicts

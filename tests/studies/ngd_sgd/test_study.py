@@ -267,6 +267,9 @@ class Naming:
     def state_dict(self):
         return {}
 
+    def load_state_dict(self, state):
+        pass
+
 
 @pytest.mark.parametrize("name", ["llc", "hessian_trace", "llc_chains", "diverged_epoch", "kappa"])
 def test_an_optimizer_cannot_log_what_a_run_measures(small_config, tmp_path, name):
@@ -288,6 +291,8 @@ def test_what_is_ones_own_needs_a_directory_and_names_that_can_be_used(small_con
         open_run(config, device="cpu", optimizers={"a": make, "b": make})
     with pytest.raises(ValueError, match="optimizers"):
         open_run(config, tmp_path / "run", "cpu", optimizers={"a/b": make, "b": make})
+    with pytest.raises(ValueError, match="a float without"):
+        open_run(config, tmp_path / "other", "cpu", optimizers={"a": make, "b": lambda model: 0.1})
     with pytest.raises(ValueError, match="swap"):
         open_run(config, tmp_path / "run", "cpu", optimizers={"alone": make})
     assert not (tmp_path / "run").exists()
