@@ -103,15 +103,9 @@ def new_run(
     settings = config.model_dump(mode="json")
     store = RunStore(out, {"study": study.name, **settings})
     try:
-        results = store.read_results() or {
-            **new_results(study.name, settings, study.parts),
-            "nbeta": resolve_nbeta(
-                config.devinterp.nbeta, config.data.batch_size, len(data.train.labels)
-            ),
-            "train_size": len(data.train.labels),
-            "optimizers": list(steppers),
-            "models": {},
-        }
+        fresh = new_results(study.name, settings, study.parts)
+        fresh |= _of_a_run(config, len(data.train.labels), steppers)
+        results = store.read_results() or fresh
         _refuse_other("optimizers", results["optimizers"], steppers, store)
         if results["models"]:
             _refuse_other("models", results["models"], models, store)
@@ -206,6 +200,18 @@ def identity(point: Point) -> int:
     if point.optimizer in PUBLISHED:
         return len(PUBLISHED) * point.epoch + PUBLISHED.index(point.optimizer)
     return APART * (1 + zlib.crc32(point.optimizer.encode())) + point.epoch
+
+
+def run_name(config: Config) -> str:
+    """The readable part of a run directory's name."""
+    e = config.experiment
+    return f"{config.data.dataset}-{e.model_type}-{e.experiment_type}-seed{e.seed}"
+
+
+def _of_a_run(config: Config, train_size: int, names: Iterable[str]) -> dict[str, Any]:
+    """What the results of a run have besides those of every study."""
+    nbeta = resolve_nbeta(config.devinterp.nbeta, config.data.batch_size, train_size)
+    return {"nbeta": nbeta, "train_size": train_size, "optimizers": list(names), "models": {}}
 
 
 def _steppers(

@@ -20,7 +20,7 @@ from degeneracy.device import chosen_device
 from degeneracy.runs.config import Config
 from degeneracy.runs.measurements import HESSIAN, LLC
 from degeneracy.runs.results import optimizers as compared
-from degeneracy.runs.run import ModelFactories, OptimizerFactory, Run, new_run
+from degeneracy.runs.run import ModelFactories, OptimizerFactory, Run, new_run, run_name
 from degeneracy.runs.training import TRAIN
 from degeneracy.study import Study, default_directory
 from degeneracy.study import measure as do_parts  # `measure` is a module here
@@ -36,12 +36,6 @@ def title(results: Mapping) -> str:
     names = listed([label(name) for name in compared(results)])
     config = results["config"]
     return f"{names} on {config['data']['dataset']}, {config['experiment']['experiment_type']} run"
-
-
-def run_name(config: Config) -> str:
-    """The readable part of a run directory's name."""
-    e = config.experiment
-    return f"{config.data.dataset}-{e.model_type}-{e.experiment_type}-seed{e.seed}"
 
 
 STUDY = Study(

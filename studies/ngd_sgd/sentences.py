@@ -134,7 +134,7 @@ def sentences(verdict: Verdict, results: Mapping) -> list[str]:
     ]
 
 
-def settings_text(results: Mapping) -> str:
+def sampler_text(results: Mapping) -> str:
     """The settings an LLC depends on, as `SGLD, 2 chains × 1000 draws, ε = 0.0001, γ = 100, nβ =
     26.4`.
     """
@@ -159,7 +159,7 @@ def _statement(measured: Sequence[MeasuredLLC], results: Mapping) -> str:
         if final.drift is not None:
             text += f" (drift {drift_text(final.drift, final.std_error)})"
         parts.append(text)
-    return f"LLC, mean ± standard error: {'; '.join(parts)}. Sampled with {settings_text(results)}."
+    return f"LLC, mean ± standard error: {'; '.join(parts)}. Sampled with {sampler_text(results)}."
 
 
 def _difference_sentence(one: Comparison) -> str:

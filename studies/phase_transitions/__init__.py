@@ -18,7 +18,7 @@ import torch
 
 from degeneracy.runs.measurements import HESSIAN, LLC
 from degeneracy.runs.results import unmeasured
-from degeneracy.runs.run import Run, new_run
+from degeneracy.runs.run import Run, new_run, run_name
 from degeneracy.runs.training import TRAIN
 from degeneracy.study import Study
 from studies.phase_transitions.figures import study_figures
@@ -42,8 +42,8 @@ def open_run(study: Study, settings: Settings, out: Path, device: torch.device) 
     run = new_run(study, settings, out, device, data=images)
     for model in run.results["models"].values():
         for series in model["optimizers"].values():
-            for key in SERIES:
-                series.setdefault(key, unmeasured(run.results))
+            room = {key: unmeasured(run.results) for key in SERIES if key not in series}
+            series.update(room)
     return run
 
 
@@ -51,12 +51,6 @@ def title(results: Mapping) -> str:
     """`Leaving the plateau: FFNN 8 HL, 64 HN on mnist`."""
     models = ", ".join(results["models"])
     return f"Leaving the plateau: {models} on {results['config']['data']['dataset']}"
-
-
-def run_name(settings: Settings) -> str:
-    """The readable part of a run directory's name."""
-    e = settings.experiment
-    return f"{settings.data.dataset}-{e.model_type}-{e.experiment_type}-seed{e.seed}"
 
 
 STUDY = Study(
