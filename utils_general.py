@@ -7,6 +7,8 @@ from degeneracy.llc.calibration import calibrate
 from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.llc.grid import llc_grid
 from degeneracy.llc.settings import SamplerSettings
+from degeneracy.llc.statistics import paired_difference
+from degeneracy.models.balance import balanced, rescaled_units
 from degeneracy.models.networks import DLNN, FFNN, LeNet5
 from degeneracy.report.calibration_figure import calibration_figure
 from degeneracy.report.page import write_figs_to_html
@@ -27,6 +29,7 @@ from ngd import NGD
 from studies.ngd_sgd import (
     measure_hessian_traces,
     measure_llcs,
+    measure_local,
     measure_robustness,
     open_run,
     train_models,
@@ -46,6 +49,7 @@ __all__ = [
     "LeNet5",
     "SamplerSettings",
     "TensorData",
+    "balanced",
     "calibrate",
     "calibration_figure",
     "cosine_figure",
@@ -66,8 +70,11 @@ __all__ = [
     "loss_figure",
     "measure_hessian_traces",
     "measure_llcs",
+    "measure_local",
     "measure_robustness",
     "open_run",
+    "paired_difference",
+    "rescaled_units",
     "rescaling_figure",
     "running_mean_figure",
     "train",

@@ -68,7 +68,7 @@ def devinterp_chain(model: nn.Module, loader: DataLoader, num_draws: int) -> tup
 def batched_seconds(model: nn.Module, data, num_chains: int, num_draws: int) -> float:
     """Seconds of `estimate_llcs`, everything included."""
     device = data[0].device
-    settings = SamplerSettings(num_chains=num_chains, num_draws=num_draws)
+    settings = SamplerSettings(sampler="sgld", num_chains=num_chains, num_draws=num_draws)
     started = synchronised(device)
     estimate_llcs(model, [model.state_dict()], data, settings, BATCH_SIZE)
     return synchronised(device) - started

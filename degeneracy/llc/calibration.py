@@ -1,30 +1,37 @@
-"""Which sampler settings? A calibration that picks them by a rule."""
+"""Which nβ and γ? Those at which an estimate is local, about a minimum and at rest.
 
-from collections.abc import Callable, Sequence
+γ: chains go √(d/γ) from the checkpoint; γ lets them go a quarter of |w*|, of 0.3 |w*| that count
+as local. nβ: the largest of n/ln n, n/(2 ln n), n/(4 ln n), … at which every checkpoint is at a
+minimum of what is sampled, nβ(L(w*) − L(w_b)) ≤ 1 (`basin`). The larger nβ, the more directions λ̂
+counts, all with a curvature above γ/nβ; but a checkpoint whose gradient does not vanish is a
+minimum at a coarse scale alone.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from degeneracy.llc.estimate import estimate_llcs
-from degeneracy.llc.grid import (
-    LOCALIZATIONS,
-    NBETAS,
-    cell_step,
-    check_lists,
-    max_curvature,
-    sgld_settings,
-)
-from degeneracy.llc.settings import SamplerSettings
-from degeneracy.llc.statistics import LLCEstimate, standard_error
-from degeneracy.texts import with_error
+from degeneracy.curvature.largest import largest_curvature
+from degeneracy.llc import coordinates
+from degeneracy.llc.auto import BURN_IN, CURVATURE_SAMPLES, DRAWS, first_step, some
+from degeneracy.llc.basin import bottom
+from degeneracy.llc.certificates import MOST_DISTANCE, MOST_SHIFT
+from degeneracy.llc.chains import Problem
+from degeneracy.llc.checks import check_problem
+from degeneracy.llc.estimate import loss_of, resolve_nbeta
+from degeneracy.llc.langevin import full_gradient
+from degeneracy.llc.settings import AUTO, SamplerSettings
+from degeneracy.weights import flattened
 
-STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # and those that a calibration tries
-MIN_ACCEPTANCE = 0.574  # at which a Langevin step is most efficient (Roberts & Rosenthal 1998)
-# of λ̂, or of standard errors: how far it may be from the next smaller ε's
-PLATEAU_SHARE, PLATEAU_ERRORS = (0.02, 2.0)
+REACH = 0.25  # of |w*|: how far γ lets chains go
+HALVINGS = 14  # of nβ
+HOPELESS = 8.0  # nats that a Newton step in the metric γ would win, from which nβ is not tried
 
 
 @dataclass(frozen=True)
@@ -32,10 +39,11 @@ class Calibration:
     """What a calibration found.
 
     Attributes:
-        table: One row a cell: `nbeta`, `localization`, `sampler_lr`, `llc`, `std_error`, `drift`,
-            `acceptance`, `num_diverged_chains`, `settled`, `plateau` (agrees with the next smaller
-            ε), `admissible`, `chosen`.
-        settings: The settings that the rule picked, None where no cell is admissible.
+        table: One row an nβ tried, the largest first: `nbeta`, `localization`, `distance` (√(d/γ)
+            over |w*|), `shift` (the largest of the checkpoints' nβ(L(w*) − L(w_b)), NaN where it
+            was plainly too large to be looked for), `expected_shift` (½ nβ²|∇L|²/γ), `steps` (that
+            a chain needs to come to rest), `admissible`, `chosen`.
+        settings: The settings that the rule picked, None where no nβ is admissible.
         reason: Why these, in a sentence.
     """
 
@@ -46,131 +54,126 @@ class Calibration:
 
 def calibrate(
     model: nn.Module,
-    checkpoint: dict[str, Tensor],
+    checkpoints: dict[str, Tensor] | Sequence[dict[str, Tensor]],
     data: tuple[Tensor, Tensor],
     settings: SamplerSettings | None = None,
     batch_size: int = 128,
     loss_fn: Callable = cross_entropy,
     *,
-    steps: Sequence[float] = STEPS,
-    localizations: Sequence[float] = LOCALIZATIONS[:3],
-    nbetas: Sequence[str | float] = NBETAS,
-    label: str = "calibration",
+    localization: float | None = None,
 ) -> Calibration:
-    """Sweeps ε × γ × nβ at one checkpoint and picks settings.
-
-    The rule: a cell is admissible when no chain diverged, the MALA acceptance is at least 0.574, λ̂
-    is within 2 %, or else two standard errors, of the one at the next smaller ε (the plateau; the
-    smallest ε has none to stand on), and the estimate has settled (doubling the draws moved it by
-    less than its error, every chain steady). All cells share their random numbers, and the
-    plateau's error is that of the paired difference. Of the admissible cells: the first nβ in the
-    order given that has one, there the smallest γ (the least localised estimate that can be had),
-    there the largest ε.
+    """Picks nβ and γ at which the LLC of all checkpoints is local, about a minimum, and at rest.
 
     Args:
-        model, checkpoint, data, batch_size, loss_fn: As `llc.estimate.estimate_llcs` takes them.
-        settings: Number of chains, draws and burn-in steps, seed; the sampler is SGLD. Default: the
-            defaults.
-        steps: ε in units of 1/(nβ h_max + γ), with h_max the largest curvature at the checkpoint;
-            two or more. A chain is unstable from 4 on.
-        localizations: γ.
-        nbetas: nβ, the preferred one first.
-        label: Stands before the progress bar.
+        model: Any module; it is not changed.
+        checkpoints: A state dict, or several that are to be compared.
+        data, batch_size, loss_fn: As `llc.estimate.estimate_llcs` takes them.
+        settings: All else that is sampled with; the sampler is `auto`.
+        localization: γ; default: by the rule.
 
     Raises:
-        ValueError: As `llc.estimate.estimate_llcs`.
+        ValueError: As `llc.estimate.estimate_llcs`; or γ that is not above 0.
     """
+    states = [checkpoints] if isinstance(checkpoints, Mapping) else list(checkpoints)
+    if not states:
+        raise ValueError("checkpoints is empty; allowed: a state dict, or a list of them")
+    if localization is not None and not localization > 0:
+        raise ValueError(f"localization = {localization}; allowed: a number above 0")
+    model = copy.deepcopy(model).train()
+    check_problem(model, states, data, batch_size, loss_fn)
     settings = settings or SamplerSettings()
-    check_lists(steps=steps, localizations=localizations, nbetas=nbetas)
-    if len(set(steps)) < 2:
-        raise ValueError(
-            f"steps = {tuple(steps)}; allowed: two or more, since each is compared with the next"
-            " smaller"
-        )
-    curvature = max_curvature(model, [checkpoint], data, loss_fn, settings.seed)
-    cells = list(product(nbetas, sorted(localizations), sorted(steps)))
-    changed = [
-        sgld_settings(
-            settings,
-            localization,
-            setting,
-            cell_step(setting, localization, curvature, batch_size, len(data[0]), step),
-        )
-        for setting, localization, step in cells
-    ]
-    same = {"checkpoint_ids": [0] * len(cells)}  # the same random numbers in every cell
-    estimates = estimate_llcs(
-        model, [checkpoint] * len(cells), data, changed, batch_size, loss_fn, label=label, **same
-    )
+    places = [_Measured(model, state, data, batch_size, loss_fn, settings.seed) for state in states]
+    reach = REACH * min(place.length for place in places)
+    gamma = localization or (places[0].size / reach**2 if reach else 1.0)
+    n = len(data[0])
     rows = []
-    for position, (_, _, step) in enumerate(cells):
-        smaller = None if step == min(steps) else estimates[position - 1]
-        rows.append(_calibration_row(changed[position], estimates[position], smaller))
+    for halving in range(HALVINGS):
+        nbeta = resolve_nbeta("dataset", batch_size, n) / 2**halving
+        rows.append(_row(places, nbeta, gamma, settings.seed))
+        if rows[-1]["admissible"]:
+            break
     table = pd.DataFrame(rows)
-    admissible = [position for position, row in enumerate(rows) if row["admissible"]]
-    # Cells are in the order of preference but for ε, of which the largest is best.
-    best = min(
-        admissible, key=lambda p: (cells[p][:2] != cells[admissible[0]][:2], -p), default=None
+    table["chosen"] = table["admissible"]
+    return _chosen(table, settings, n)
+
+
+def _row(places: Sequence["_Measured"], nbeta: float, gamma: float, seed: int) -> dict:
+    expected = max(nbeta**2 * place.slope_norm**2 / (2 * gamma) for place in places)
+    shift, reached = math.nan, False
+    if expected <= HOPELESS:
+        basins = [place.basin(nbeta, gamma, seed) for place in places]
+        shift = max(basin.shift for basin in basins)
+        reached = all(basin.reached for basin in basins)
+    stiffness = 1 + nbeta * max(place.curvature for place in places) / gamma
+    distance = max(
+        math.sqrt(place.size / gamma) / place.length if place.length else math.inf
+        for place in places
     )
-    table["chosen"] = [position == best for position in range(len(rows))]
-    return Calibration(table, None if best is None else changed[best], _reason(table, best))
-
-
-def _calibration_row(
-    settings: SamplerSettings, estimate: LLCEstimate, smaller: LLCEstimate | None
-) -> dict:
-    """A row of the table; `smaller` is the estimate at the next smaller ε and the same γ and nβ."""
-    row = {
-        "nbeta": estimate.nbeta,
-        "localization": settings.localization,
-        "sampler_lr": settings.sampler_lr,
-        "llc": estimate.llc,
-        "std_error": estimate.std_error,
-        "drift": estimate.drift,
-        "acceptance": estimate.mean_acceptance,
-        "num_diverged_chains": int(estimate.diverged.sum()),
-        "settled": estimate.settled,
-        "plateau": smaller is not None and _agree(estimate, smaller),
+    return {
+        "nbeta": nbeta,
+        "localization": gamma,
+        "distance": distance,
+        "shift": shift,
+        "expected_shift": expected,
+        "steps": math.ceil((BURN_IN + DRAWS) * 2 / first_step(stiffness)),
+        "admissible": reached and shift <= MOST_SHIFT and distance <= MOST_DISTANCE,
     }
-    sound = row["num_diverged_chains"] == 0 and (row["acceptance"] or 0.0) >= MIN_ACCEPTANCE
-    return {**row, "admissible": row["plateau"] and row["settled"] and sound}
 
 
-def _agree(estimate: LLCEstimate, smaller: LLCEstimate) -> bool:
-    """Whether λ̂ at one ε is that at the next smaller one; their chains share random numbers draw
-    by draw.
-    """
-    if estimate.llc is None or smaller.llc is None:
-        return False
-    both = ~(estimate.diverged | smaller.diverged)
-    error = (
-        standard_error((estimate.trace - smaller.trace)[both].astype(float)) if both.any() else None
-    )
-    apart = abs(estimate.llc - smaller.llc)
-    return apart <= max(
-        PLATEAU_SHARE * abs(smaller.llc), PLATEAU_ERRORS * estimate.nbeta * (error or 0.0)
-    )
+class _Measured:
+    """A checkpoint with what does not hang on nβ: |w*|, ∇L, the largest curvature."""
 
-
-def _reason(table: pd.DataFrame, best: int | None) -> str:
-    if best is None:
-        counts = {
-            "with diverged chains": int((table["num_diverged_chains"] > 0).sum()),
-            f"with a MALA acceptance below {MIN_ACCEPTANCE}": int(
-                (table["acceptance"].fillna(0) < MIN_ACCEPTANCE).sum()
-            ),
-            "off the plateau in ε": int((~table["plateau"]).sum()),
-            "not settled": int((~table["settled"]).sum()),
+    def __init__(self, model, state, data, batch_size: int, loss_fn: Callable, seed: int):
+        self.model, self.state = model, state
+        model.load_state_dict(state)
+        weights = {
+            name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad
         }
-        shown = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        return (
-            f"No cell of {len(table)} is admissible ({shown}): take more draws, burn-in steps or"
-            " smaller steps."
+        self.problem = Problem(loss_of(model, loss_fn), tuple(data), batch_size)
+        self.at = coordinates.flat(self.problem.loss, weights)
+        row = flattened(weights)
+        self.size, self.length = len(row), float(torch.linalg.vector_norm(row))
+        self.slope = full_gradient(self.problem, weights)
+        self.slope_norm = float(torch.linalg.vector_norm(self.slope[0]))
+        if not math.isfinite(self.slope_norm):
+            raise ValueError("the gradient at a checkpoint is not finite; leave it out")
+        few = some(tuple(data), CURVATURE_SAMPLES, seed)
+        self.curvature = largest_curvature(
+            lambda parameters: self.problem.loss(parameters, *few), weights, seed=seed
         )
-    row = table.loc[best]
-    return (
-        f"nβ = {row.nbeta:.4g}, γ = {row.localization:g}, ε = {row.sampler_lr:.3g}: the largest ε"
-        " on the plateau at the smallest γ that settles, with a MALA acceptance of"
-        f" {row.acceptance:.2f} and λ̂ = {with_error(row.llc, row.std_error)};"
-        f" {int(table['admissible'].sum())} of {len(table)} cells are admissible."
+
+    def basin(self, nbeta: float, gamma: float, seed: int):
+        self.model.load_state_dict(self.state)  # for what is not sampled
+        stiffness = 1 + nbeta * self.curvature / gamma
+        return bottom(self.problem, self.at, nbeta, gamma, stiffness, self.slope, seed)
+
+
+def _chosen(table: pd.DataFrame, settings: SamplerSettings, n: int) -> Calibration:
+    last = table.iloc[-1]
+    if not last["admissible"]:
+        far = last["distance"] > MOST_DISTANCE
+        why = (
+            f"γ = {last['localization']:.3g} lets chains go {last['distance']:.2g} |w*|: raise it"
+            if far
+            else "the checkpoints are at no minimum even at the smallest: train on, or raise γ"
+        )
+        return Calibration(table, None, f"No nβ of {len(table)} is admissible; {why}.")
+    chosen = settings.model_dump() | {
+        "sampler": AUTO,
+        "nbeta": float(last["nbeta"]),
+        "localization": float(last["localization"]),
+        "backend": "batched",
+        **({} if settings.sampler == AUTO else dict.fromkeys(_LENGTHS)),
+    }
+    top = table["nbeta"].iloc[0]
+    share = "n/ln n" if last["nbeta"] == top else f"n/ln n over {top / last['nbeta']:.0f}"
+    return Calibration(
+        table,
+        SamplerSettings(**chosen),
+        f"γ = {last['localization']:.3g} keeps chains within {last['distance']:.2f} |w*|;"
+        f" nβ = {last['nbeta']:.4g} ({share}, n = {n:,}) is the largest tried at which every"
+        f" checkpoint is at a minimum (basin shift {last['shift']:.2f}, at most 1).",
     )
+
+
+_LENGTHS = ("sampler_lr", "num_draws", "num_burnin_steps")

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import groupby
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -204,7 +204,15 @@ def run_chains(
         label: Stands before the progress bar.
     """
     starts = torch.stack([flattened(checkpoint).detach() for checkpoint in checkpoints])
-    engine = _Engine(problem, checkpoints[0], starts, chains, schedule)
+    engine = Engine(problem, checkpoints[0], starts, chains, schedule)
+    yield from advance(engine, memory_budget, label)
+
+
+def advance(
+    engine: "Engine", memory_budget: int | None = None, label: str = "LLC"
+) -> Iterator[tuple[range, Any]]:
+    """What `engine.run` gives for every group of chains, as they finish; see `run_chains`."""
+    starts, chains, schedule = engine.starts, engine.chains, engine.schedule
     fits = max(1, int((memory_budget or _default_budget(starts.device)) / engine.bytes_per_chain()))
     todo = (
         _groups(chains, starts.shape[1], fits)
@@ -215,7 +223,7 @@ def run_chains(
     with tqdm(total=len(chains) * steps, desc=label, unit="draw", leave=False) as bar:
         while todo:
             try:
-                for rows, samples in _run_groups(engine, list(todo), bar):
+                for rows, samples in run_groups(engine, list(todo), bar):
                     todo.remove(rows)
                     yield rows, samples
             except torch.OutOfMemoryError:
@@ -252,9 +260,7 @@ def _default_budget(device: torch.device) -> float:
     return CPU_BUDGET
 
 
-def _run_groups(
-    engine: "_Engine", groups: list[range], bar: tqdm
-) -> Iterator[tuple[range, Samples]]:
+def run_groups(engine: "Engine", groups: list[range], bar: tqdm) -> Iterator[tuple[range, Samples]]:
     """Runs groups of chains, on a CPU as many at a time as there are cores; yields them as they
     finish.
 
@@ -282,7 +288,7 @@ def _run_groups(
             torch.set_num_threads(threads)  # MKL keeps one number for the whole process
 
 
-class _Engine:
+class Engine:
     """Advances groups of chains; what groups share is recorded once and then only read."""
 
     def __init__(
@@ -306,7 +312,7 @@ class _Engine:
                 batch = next(self.problem.batches(self.chains[: len(rows)]))
                 weights = self.starts[:1].expand(len(rows), -1).contiguous()
                 gradient = self.problem.gradient(self.parameters, len(rows))
-                self.gradients[len(rows)] = _recorded(gradient, weights, *batch)
+                self.gradients[len(rows)] = recorded(gradient, weights, *batch)
 
     def bytes_per_chain(self) -> int:
         """What one chain holds: its own tensors, a block of noise, and everything that a gradient
@@ -362,7 +368,7 @@ class _Engine:
         return Samples(losses.T.float().cpu().numpy(), accepted.double().cpu().numpy())
 
 
-def _recorded(gradient: Callable, *example: Tensor) -> GraphModule:
+def recorded(gradient: Callable, *example: Tensor) -> GraphModule:
     """`gradient` as the tensor operations it comes to for inputs of these shapes.
 
     Raises:

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,17 +30,20 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from degeneracy.llc import devinterp_chains
+from degeneracy.llc import auto, devinterp_chains
 from degeneracy.llc.chains import Problem, Samples, Schedule, run_chains
+from degeneracy.llc.chance import chance_loss as constant_loss
 from degeneracy.llc.checks import (
     check_checkpoints,
     check_problem,
     check_weights,
     refuse_random_forward,
 )
+from degeneracy.llc.langevin import walk
 from degeneracy.llc.samplers import Chain
-from degeneracy.llc.settings import SamplerSettings
+from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.llc.statistics import LLCEstimate, summarise
+from degeneracy.models.balance import balanced
 
 __all__ = [
     "LLCEstimate",
@@ -78,6 +82,8 @@ def estimate_llcs(
     population_loss: Callable[[dict[str, Tensor]], Tensor] | None = None,
     checkpoint_ids: Sequence[int] | None = None,
     memory_budget: int | None = None,
+    chance_loss: float | None = None,
+    pilot: dict[str, Tensor] | None = None,
     label: str = "LLC",
 ) -> list[LLCEstimate | None]:
     """LLC and WBIC of `model` at each checkpoint.
@@ -102,6 +108,10 @@ def estimate_llcs(
             `checkpoints`.
         memory_budget: Bytes for the chains that advance in one tensor; default: see
             `llc.chains.run_chains`.
+        chance_loss: L_chance of `auto`'s locality; default: the loss of the best constant
+            prediction, where there is data.
+        pilot: The checkpoint at which `auto` chooses coordinates and step for all; default: the
+            last of `checkpoints`.
         label: Stands before the progress bar.
 
     Returns:
@@ -109,7 +119,8 @@ def estimate_llcs(
 
     Raises:
         ValueError: Before the first draw, for data, checkpoints, a loss or a model that cannot be
-            sampled (`llc.checks` has the list), and for settings that do not go together.
+            sampled (`llc.checks` has the list), and for settings that do not go together. With
+            `auto` also where a pilot finds no step, or a gradient is not finite.
     """
     estimates: list[LLCEstimate | None] = [None] * len(checkpoints)
     for position, estimate in stream_llcs(
@@ -122,6 +133,8 @@ def estimate_llcs(
         population_loss=population_loss,
         checkpoint_ids=checkpoint_ids,
         memory_budget=memory_budget,
+        chance_loss=chance_loss,
+        pilot=pilot,
         label=label,
     ):
         estimates[position] = estimate
@@ -139,6 +152,8 @@ def stream_llcs(
     population_loss: Callable[[dict[str, Tensor]], Tensor] | None = None,
     checkpoint_ids: Sequence[int] | None = None,
     memory_budget: int | None = None,
+    chance_loss: float | None = None,
+    pilot: dict[str, Tensor] | None = None,
     label: str = "LLC",
 ) -> Iterator[tuple[int, LLCEstimate]]:
     """As `estimate_llcs`; yields (position, estimate) as soon as a checkpoint's chains finished."""
@@ -152,12 +167,20 @@ def stream_llcs(
     if not wanted:
         return
     common = every[0]
+    if common.gauge == "balanced":
+        checkpoints, pilot = _balanced(model, checkpoints, pilot)
     model = copy.deepcopy(model).train()
     target = _target(model, checkpoints, data, batch_size, loss_fn, population_loss, common)
     nbetas = [_nbeta(s.nbeta, batch_size, target.num_samples) for s in every]
     different = {id(checkpoints[p]): checkpoints[p] for p in wanted}
     bar = tqdm(different.items(), desc=f"{label}: L(w*)", leave=False, disable=len(different) == 1)
     losses = {identity: target.init_loss(checkpoint) for identity, checkpoint in bar}
+    if common.sampler == AUTO:
+        pilot = checkpoints[wanted[-1]] if pilot is None else pilot
+        given = _Given(target, nbetas, losses, ids, chance_loss, pilot, memory_budget, label)
+        for position in wanted:
+            yield position, given.estimate(position, checkpoints[position], every[position])
+        return
     for positions in _alike(target, checkpoints, wanted):
         chains = [
             Chain(
@@ -178,6 +201,68 @@ def stream_llcs(
                 p = positions[start]
                 init_loss, n = losses[id(checkpoints[p])], target.num_samples
                 yield p, summarise(sampled, init_loss, nbetas[p], n, acceptance, every[p])
+
+
+def _balanced(model: nn.Module, checkpoints: Sequence, pilot: dict | None) -> tuple[list, Any]:
+    """Every checkpoint in the balanced gauge, the same one once."""
+    check_checkpoints(model, checkpoints)
+    done = {id(c): balanced(model, c) for c in [*checkpoints, pilot] if c is not None}
+    return [done.get(id(c)) for c in checkpoints], done.get(id(pilot))
+
+
+class _Given:
+    """What `auto` estimates with, one checkpoint after the other."""
+
+    def __init__(self, target: "_Target", nbetas, losses, ids, chance, pilot, memory_budget, label):
+        self.target, self.nbetas, self.losses, self.ids = target, nbetas, losses, ids
+        self.pilot, self.memory_budget, self.label = pilot, memory_budget, label
+        self.chance = chance
+        if chance is None and target.problem.data:
+            self.chance = constant_loss(target.model, target.problem.data, target.loss_fn)
+        self.plans: dict[tuple[float, float], tuple] = {}  # (nβ, γ) → what the pilot found
+
+    def estimate(self, position: int, checkpoint, settings: SamplerSettings) -> LLCEstimate:
+        nbeta = self.nbetas[position]
+        key = nbeta, settings.localization
+        if key not in self.plans:
+            self.plans[key] = self._piloted(nbeta, settings)
+        kind, near, step, step_bias = self.plans[key]
+        alike = settings.model_copy(update={"preconditioner": kind})
+        place = self._place(checkpoint, self.losses[id(checkpoint)], nbeta, alike, near)
+        plan = auto.planned(place, nbeta, settings, min(step, auto.stable_step(place)))
+        seeds = [
+            (settings.seed, self.ids[position], number) for number in range(settings.num_chains)
+        ]
+        walked = walk(
+            place.problem, place.at, place.init_loss, seeds, plan, self.memory_budget, self.label
+        )
+        found = auto.certified(place, plan, walked, settings, self.chance, step_bias)
+        n = self.target.num_samples
+        return summarise(
+            walked.losses, place.init_loss, nbeta, n, settings=settings, certificates=found
+        )
+
+    def _piloted(self, nbeta: float, settings: SamplerSettings) -> tuple:
+        loss = self.losses.get(id(self.pilot))
+        loss = self.target.init_loss(self.pilot) if loss is None else loss
+        place = self._place(self.pilot, loss, nbeta, settings)
+        step, bias = auto.piloted(place, nbeta, settings, 0, self.label)
+        return place.at.kind, place.near, step, bias
+
+    def _place(self, checkpoint, loss: float, nbeta: float, settings, near=None):
+        target = self.target
+        target.model.load_state_dict(checkpoint)  # for what is not sampled
+        return auto.prepared(
+            target.model,
+            checkpoint,
+            target.problem,
+            target.sampled(checkpoint),
+            loss,
+            nbeta,
+            settings,
+            target.loss_fn,
+            near,
+        )
 
 
 def _by_checkpoint(
@@ -312,10 +397,17 @@ def _target(
         )
     check_problem(model, checkpoints, data, batch_size, loss_fn)
 
+    problem = Problem(loss_of(model, loss_fn), tuple(data), batch_size)
+    return _Target(model, problem, loss_fn, len(data[0]))
+
+
+def loss_of(model: nn.Module, loss_fn: Callable) -> Callable[..., Tensor]:
+    """The mean loss as a function of (named weights, inputs, targets)."""
+
     def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         return loss_fn(functional_call(model, parameters, (inputs,)), targets)
 
-    return _Target(model, Problem(loss, tuple(data), batch_size), loss_fn, len(data[0]))
+    return loss
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ keeps that at 5 % in the stiffest direction.
 """
 
 import copy
+import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,14 +19,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from degeneracy.curvature.largest import largest_curvature, loss_on
+from degeneracy.llc.auto import BURN_IN, DRAWS, first_step
 from degeneracy.llc.checks import check_problem
 from degeneracy.llc.estimate import estimate_llcs, resolve_nbeta
-from degeneracy.llc.settings import SamplerSettings
+from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.llc.statistics import LLCEstimate
 
-LOCALIZATIONS = (10.0, 100.0, 1_000.0, 10_000.0)  # γ of the grid
+LOCALIZATIONS = (10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)  # γ of the grid
 NBETAS = ("batch", "dataset")  # nβ of the grid: m/ln m and n/ln n
 STEP = 0.2  # ε (nβ h_max + γ) of the grid
+MOST_STEPS = 1_500  # of a chain; a cell that needs more to come to rest is not sampled
 CURVATURE_SAMPLES = 1280  # samples on which the largest curvature is taken
 
 
@@ -74,13 +78,14 @@ def second_half(settings: SamplerSettings) -> SamplerSettings:
 
 @dataclass(frozen=True)
 class GridCell:
-    """The checkpoints' LLCs at one (γ, nβ), all with the same ε."""
+    """The checkpoints' LLCs at one (γ, nβ), all with the same step."""
 
     localization: float  # γ
     nbeta: float
     nbeta_setting: str | float  # as asked for: "batch", "dataset" or a number
-    sampler_lr: float  # ε
-    estimates: tuple[LLCEstimate, ...]  # one a checkpoint
+    sampler_lr: float | None  # ε; None with `auto`
+    estimates: tuple[LLCEstimate, ...]  # one a checkpoint; none where the cell was not sampled
+    needed_steps: int | None = None  # of a chain to come to rest, where the cell was not sampled
 
 
 def llc_grid(
@@ -103,9 +108,11 @@ def llc_grid(
     Args:
         model, checkpoints, data, batch_size, loss_fn, checkpoint_ids: As
             `llc.estimate.estimate_llcs` takes them.
-        settings: Number of chains, draws and burn-in steps, seed and backend; the sampler is SGLD
-            in every cell. The first half of the draws becomes burn-in too (`second_half`): a
-            chain's rise would keep it from settling.
+        settings: With `auto` every cell that can come to rest within 1,500 steps a chain is sampled
+            by it, with the settings' chains; of the others it is said how many steps they need.
+            With a published sampler: number of chains, draws and burn-in steps, seed and backend;
+            the sampler is SGLD in every cell, and the first half of the draws becomes burn-in too
+            (`second_half`): a chain's rise would keep it from settling.
         localizations: γ, the columns.
         nbetas: nβ, the rows.
         curvature: h_max in ε = 0.2/(nβ h_max + γ); default: the largest curvature of the
@@ -116,36 +123,59 @@ def llc_grid(
         ValueError: As `llc.estimate.estimate_llcs`.
     """
     check_lists(checkpoints=checkpoints, localizations=localizations, nbetas=nbetas)
-    settings = second_half(settings)
+    automatic = settings.sampler == AUTO
+    settings = settings if automatic else second_half(settings)
     if curvature is None:
         curvature = max_curvature(model, checkpoints, data, loss_fn, settings.seed)
     ids = range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids
-    cells = list(product(nbetas, localizations))
-    changed = [
-        sgld_settings(
-            settings,
-            localization,
-            setting,
-            cell_step(setting, localization, curvature, batch_size, len(data[0]), STEP),
-        )
-        for setting, localization in cells
+    cells = [
+        _Cell(setting, localization, curvature, settings, batch_size, len(data[0]))
+        for setting, localization in product(nbetas, localizations)
     ]
+    sampled = [cell for cell in cells if not automatic or cell.needed_steps <= MOST_STEPS]
     estimates = estimate_llcs(
         model,
-        [checkpoint for _ in cells for checkpoint in checkpoints],
+        [checkpoint for _ in sampled for checkpoint in checkpoints],
         data,
-        [one for one in changed for _ in checkpoints],
+        [cell.settings for cell in sampled for _ in checkpoints],
         batch_size,
         loss_fn,
-        checkpoint_ids=[checkpoint_id for _ in cells for checkpoint_id in ids],
+        checkpoint_ids=[checkpoint_id for _ in sampled for checkpoint_id in ids],
         label=label,
     )
-    count = len(checkpoints)
+    found = dict(zip(map(id, sampled), _parts(estimates, len(checkpoints)), strict=True))
     return [
-        GridCell(localization, mine[0].nbeta, setting, one.sampler_lr, tuple(mine))
-        for position, ((setting, localization), one) in enumerate(zip(cells, changed, strict=True))
-        for mine in [estimates[position * count : (position + 1) * count]]
+        GridCell(
+            cell.localization,
+            resolve_nbeta(cell.setting, batch_size, len(data[0])),
+            cell.setting,
+            cell.settings.sampler_lr,
+            found.get(id(cell), ()),
+            None if id(cell) in found else cell.needed_steps,
+        )
+        for cell in cells
     ]
+
+
+class _Cell:
+    """A cell to come: its settings, and the steps that `auto` would need at its first step."""
+
+    def __init__(self, setting, localization, curvature, settings, batch_size: int, n: int):
+        self.setting, self.localization = setting, localization
+        nbeta = resolve_nbeta(setting, batch_size, n)
+        if settings.sampler == AUTO:
+            change = {"nbeta": setting, "localization": float(localization)}
+            self.settings = SamplerSettings(**settings.model_dump() | change)
+        else:
+            step = adapted_step(nbeta, curvature, localization)
+            self.settings = sgld_settings(settings, localization, setting, step)
+        stiffness = (nbeta * curvature + localization) / localization if localization else math.inf
+        step = first_step(stiffness)
+        self.needed_steps = math.ceil((BURN_IN + DRAWS) * 2 / step) if step else sys.maxsize
+
+
+def _parts(values: Sequence, size: int) -> list[tuple]:
+    return [tuple(values[first : first + size]) for first in range(0, len(values), size)]
 
 
 def cell_step(

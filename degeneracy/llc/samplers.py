@@ -2,18 +2,18 @@
 weights).
 
 A sampler is a function that is given the starts w* and returns the step that moves its rows in
-place:
+place. As published, and as devinterp has them, step for step:
 
-    sgld          w ← w − (ε/2)(nβ ∇L_m(w) + γ(w − w*)) + N(0, ε)                       Lau et al.,
-    arXiv:2308.12108 rmsprop_sgld  the same with ε scaled by G = 1/(√v + 0.1), v the running mean of
-    ∇L_m²   Li et al., arXiv:1512.07666 sgnht         momentum p and thermostat ξ: p ← p − ε nβ
-    ∇L_m(w) − ξ p + N(0, 2εA), w ← w + p, ξ ← ξ + |p|²/d − ε
-                                                                                          Ding et
-                                                                                          al.,
-                                                                                          NeurIPS
-                                                                                          2014
+    sgld          w ← w − (ε/2)(nβ ∇L_m(w) + γ(w − w*)) + N(0, ε)
+                  Lau et al., arXiv:2308.12108
+    rmsprop_sgld  the same with ε scaled by G = 1/(√v + 0.1), v the running mean of ∇L_m²
+                  Li et al., arXiv:1512.07666
+    sgnht         momentum p and thermostat ξ: p ← p − ε nβ ∇L_m(w) − ξ p + N(0, 2εA), w ← w + p,
+                  ξ ← ξ + |p|²/d − ε
+                  Ding et al., NeurIPS 2014
 
-They are devinterp's, step for step. What is drawn at random is given to them.
+`langevin` is the step of the sampler `auto`: a constant preconditioner, noise averaged over two
+steps. What is drawn at random is given to them.
 """
 
 from collections.abc import Callable, Sequence
@@ -94,6 +94,42 @@ def sgnht(starts: Tensor, c: Coefficients, noise: Callable[[], Tensor]) -> Step:
         momentum.mul_(1 - thermostat).add_(noise)
         weights.add_(momentum)
         thermostat.add_(momentum.square().mean(dim=1, keepdim=True) - c.epsilon)
+
+    return step
+
+
+def langevin(
+    starts: Tensor,
+    epsilon: float,
+    nbeta: float,
+    localization: float,
+    precision: Tensor,
+    first: Tensor | None,
+) -> Step:
+    """Langevin dynamics scaled by a constant A: w ← w − (e/2) A⁻¹ ∇U + (e/A)^½ ξ̄.
+
+    Args:
+        starts: w*, (chains, weights).
+        epsilon: The relative step e, without unit: a direction of curvature a·A relaxes in 2/(e a)
+            steps and is unstable from e a = 4 on.
+        nbeta, localization: nβ and γ of U = nβ L + (γ/2)|w − w*|².
+        precision: The diagonal A, (weights,).
+        first: N(0, 1) numbers like `starts`, for ξ̄ = (ξ_t + ξ_{t+1})/2 (Leimkuhler & Matthews,
+            Appl. Math. Res. Express 2013, 34), whose variances are exact for a quadratic U at
+            every stable e; None: ξ̄ = ξ_t, Euler's step.
+    """
+    if bool((precision == precision[0]).all()):  # plain numbers then, which cost fewer passes
+        precision = precision[0]
+    drift = -epsilon / 2 / precision
+    spread = (epsilon / precision).sqrt() * (1 if first is None else 0.5)
+    before = None if first is None else first.clone()
+
+    def step(weights: Tensor, gradients: Tensor, noise: Tensor) -> None:
+        weights.lerp_(starts, -drift * localization).addcmul_(gradients, drift * nbeta)
+        weights.addcmul_(noise, spread)
+        if before is not None:
+            weights.addcmul_(before, spread)
+            before.copy_(noise)
 
     return step
 

@@ -1,4 +1,4 @@
-"""What did a calibration see? λ̂ against the step size, one line for each (γ, nβ), the chosen cell
+"""What did a calibration see? The basin's shift against nβ, with what is allowed, the chosen one
 marked.
 """
 
@@ -6,45 +6,43 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from degeneracy.report.style import DASHES, INK, PARAMETER_COLOURS, empty_figure
-from degeneracy.texts import Z_95
+from degeneracy.report.style import INK, PARAMETER_COLOURS, empty_figure
+
+ALLOWED = 1.0  # nats, as `llc.certificates` has it
+LEAST = 1e-3  # what is below is drawn there, on a log axis
 
 
 def calibration_figure(table: pd.DataFrame) -> go.Figure:
-    """λ̂ with 95 % intervals against ε on a log axis; filled markers are admissible, the star is
-    what the rule picked.
+    """nβ(L(w*) − L(w_b)) against nβ; hollow: by a Newton step, filled: descended to; star: chosen.
 
     Args:
         table: `llc.calibration.Calibration.table`.
     """
+    gamma = table["localization"].iloc[0]
     figure = empty_figure(
-        "LLC against the step size", "filled: admissible, hollow: not, star: chosen"
+        "How far is it to the bottom of the basin?",
+        f"γ = {gamma:.4g}; at a minimum below the dotted line, star: chosen",
     )
-    nbetas, localizations = list(table["nbeta"].unique()), list(table["localization"].unique())
-    for (nbeta, localization), cells in table.groupby(["nbeta", "localization"], sort=False):
-        colour = PARAMETER_COLOURS[localizations.index(localization) % len(PARAMETER_COLOURS)]
-        llc = cells["llc"].astype(float)
-        line = go.Scatter(
-            x=cells["sampler_lr"],
-            y=llc,
-            mode="lines+markers",
-            name=f"nβ = {nbeta:.4g}, γ = {localization:g}",
-            line={"color": colour, "width": 2, "dash": DASHES[nbetas.index(nbeta) % len(DASHES)]},
-            error_y={
-                "type": "data",
-                "array": Z_95 * cells["std_error"].astype(float),
-                "color": colour,
-                "width": 3,
-            },
-            marker={
-                "size": 9,
-                "color": colour,
-                "symbol": np.where(cells["admissible"], "circle", "circle-open"),
-            },
-            customdata=[_hover(row) for row in cells.itertuples()],
-            hovertemplate="%{customdata}",
+    for place, (column, name, symbol) in enumerate(
+        (
+            ("expected_shift", "expected, ½ nβ²|∇L|²/γ", "circle-open"),
+            ("shift", "found by descent", "circle"),
         )
-        figure.add_trace(line)
+    ):
+        colour = PARAMETER_COLOURS[place]
+        figure.add_trace(
+            go.Scatter(
+                x=table["nbeta"],
+                y=np.maximum(table[column].astype(float), LEAST),
+                mode="lines+markers",
+                name=name,
+                line={"color": colour, "width": 2},
+                marker={"size": 9, "color": colour, "symbol": symbol},
+                customdata=table[["steps", "distance"]],
+                hovertemplate="nβ = %{x:.4g}: shift %{y:.3g} nats<br>%{customdata[0]} steps a"
+                " chain, |w − w*| = %{customdata[1]:.2f} |w*|<extra></extra>",
+            )
+        )
     chosen = table[table["chosen"]]
     star = {
         "symbol": "star",
@@ -53,31 +51,14 @@ def calibration_figure(table: pd.DataFrame) -> go.Figure:
         "line": {"color": INK, "width": 2},
     }
     mark = go.Scatter(
-        x=chosen["sampler_lr"], y=chosen["llc"], mode="markers", marker=star, name="chosen"
+        x=chosen["nbeta"],
+        y=np.maximum(chosen["shift"].astype(float), LEAST),
+        mode="markers",
+        marker=star,
+        name="chosen",
     )
     figure.add_trace(mark.update(hoverinfo="skip"))
+    figure.add_hline(ALLOWED, line={"color": INK, "dash": "dot", "width": 1})
     figure.update_layout(hovermode="closest")
-    figure.update_xaxes(
-        type="log", title_text="step size ε (weight units²)", exponentformat="power", dtick=1
-    )
-    positive = table["llc"].astype(float)
-    if positive.min() > 0 and positive.max() > 20 * positive.min():
-        figure.update_yaxes(type="log")
-    return figure.update_yaxes(title_text="LLC λ̂")
-
-
-def _hover(row) -> str:
-    llc = "diverged" if row.llc is None or np.isnan(row.llc) else f"{row.llc:.4g}"
-    error = (
-        ""
-        if row.std_error is None or np.isnan(row.std_error)
-        else f" ± {Z_95 * row.std_error:.2g} (95 %)"
-    )
-    drift = "–" if row.drift is None or np.isnan(row.drift) else f"{row.drift:+.2g}"
-    acceptance = (
-        "–" if row.acceptance is None or np.isnan(row.acceptance) else f"{row.acceptance:.2f}"
-    )
-    return (
-        f"ε = {row.sampler_lr:.3g}: λ̂ {llc}{error}<br>drift {drift}, MALA acceptance {acceptance},"
-        f" {row.num_diverged_chains} diverged"
-    )
+    figure.update_xaxes(title_text="nβ (1/nats)", type="log")
+    return figure.update_yaxes(title_text="nβ(L(w*) − L(w_b)) (nats)", type="log")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
@@ -12,6 +12,7 @@ from degeneracy.llc.estimate import stream_llcs
 from degeneracy.runs.results import (
     hessian_findings,
     llc_findings,
+    optimizers,
     points_to_measure,
     put_findings,
     series_of,
@@ -63,7 +64,8 @@ def _measure_block(run: Run, model: nn.Module, block: list[Point]) -> Measured:
         run.data.train,
         run.config.devinterp,
         run.config.data.batch_size,
-        checkpoint_ids=[identity(point) for point in block],
+        checkpoint_ids=[identity(run, point) for point in block],
+        pilot=_pilot(run, block[0].title),
         label=f"{block[0].title} LLC",
     )
     for position, estimate in estimates:
@@ -72,6 +74,17 @@ def _measure_block(run: Run, model: nn.Module, block: list[Point]) -> Measured:
         llc = with_error(estimate.llc, estimate.std_error)
         tqdm.write(f"{point_text(point)}: LLC {llc}")
         yield point, llc_findings(estimate)
+
+
+def _pilot(run: Run, title: str) -> dict[str, Tensor] | None:
+    """The baseline's last checkpoint, at which `auto` chooses its step for all; None without one.
+
+    The same one whatever is measured already, so that a run that goes on equals one that did not
+    stop.
+    """
+    last = Point(title, optimizers(run.results)[0], run.config.experiment.num_epochs)
+    reached = series_of(run.results, last)["val_loss"][last.epoch] is not None
+    return weights_at(run, last) if reached else None
 
 
 def measure_hessian_traces(run: Run) -> Measured:

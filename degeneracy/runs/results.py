@@ -6,8 +6,10 @@ where not measured.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from degeneracy.llc.certificates import Certificates
 from degeneracy.llc.statistics import FALLING, RISING, LLCEstimate
 from degeneracy.runs.store import Point
 from degeneracy.texts import number
@@ -30,6 +32,13 @@ LLC_SERIES = {  # name in results.json → attribute of `LLCEstimate`
     "llc_acceptance": "mean_acceptance",
     "wbic": "wbic",
     "wbic_std_error": "wbic_std_error",
+    "llc_interval": "interval",
+    "llc_locality": "locality",
+    "llc_relative_distance": "relative_distance",
+    "llc_basin_shift": "basin_shift",
+    "llc_basin_llc": "basin_llc",
+    "llc_relaxation": "relaxation",
+    "llc_verdict": "verdict",
 }
 CHAIN_COUNTS = ("num_diverged_chains", "num_unsettled_chains")
 HESSIAN_SERIES = {"hessian_trace": "trace", "hessian_trace_std_error": "std_error"}
@@ -166,16 +175,26 @@ def hessian_findings(estimate) -> dict[str, Any]:
 
 def finding(estimate: LLCEstimate) -> dict[str, Any]:
     """An LLC estimate outside the series over epochs: its numbers and what each chain found."""
+    proof = estimate.certificates
     return {
         "llc": estimate.llc,
         "std_error": estimate.std_error,
+        "interval": estimate.interval,
         "drift": estimate.drift,
         "ess": estimate.ess,
         "acceptance": estimate.mean_acceptance,
         "settled": bool(estimate.settled),
         "num_diverged_chains": int(estimate.diverged.sum()),
         "chains": _chains(estimate),
+        "init_loss": estimate.init_loss,
+        **({} if proof is None else certificate_findings(proof)),
     }
+
+
+def certificate_findings(proof: Certificates) -> dict[str, Any]:
+    """What tells whether an estimate is local, with the verdict and what to change."""
+    found = {**asdict(proof), "verdict": proof.verdict, "advice": proof.advice}
+    return found | {"remarks": list(proof.remarks)}
 
 
 def _chains(estimate: LLCEstimate) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ OptimizerFactory = Callable[[nn.Module], "torch.optim.Optimizer | Stepper"]
 
 PUBLISHED = ("sgd", "ngd")  # whose identities are those of earlier versions
 APART = 2**24  # between the identities of other optimizers' checkpoints
+SEEDS_APART = 2**60  # and of training seeds
 
 
 @dataclass
@@ -192,14 +193,16 @@ def curvature_images(run: Run) -> TensorData:
     return TensorData(run.data.train.inputs[chosen], run.data.train.labels[chosen])
 
 
-def identity(point: Point) -> int:
-    """Number that tells a checkpoint's random numbers from those of the model's others.
+def identity(run: Run, point: Point) -> int:
+    """Number that tells a checkpoint's random numbers from those of the model's others, and of
+    other training seeds.
 
-    It hangs on the optimizer's name and the epoch alone, not on which others there are.
+    It hangs on the optimizer's name, the epoch and the seed alone, not on which others there are.
     """
+    seed = SEEDS_APART * run.config.experiment.seed
     if point.optimizer in PUBLISHED:
-        return len(PUBLISHED) * point.epoch + PUBLISHED.index(point.optimizer)
-    return APART * (1 + zlib.crc32(point.optimizer.encode())) + point.epoch
+        return seed + len(PUBLISHED) * point.epoch + PUBLISHED.index(point.optimizer)
+    return seed + APART * (1 + zlib.crc32(point.optimizer.encode())) + point.epoch
 
 
 def run_name(config: Config) -> str:

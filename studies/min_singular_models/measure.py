@@ -123,6 +123,7 @@ def _sampled(
         include={"num_chains", "num_draws", "num_burnin_steps", "seed"}
     )
     settings = SamplerSettings(
+        sampler="sgld",
         nbeta=case.nbeta, localization=case.localization, sampler_lr=float(epsilon), **chosen
     )
     (estimate,) = estimate_llcs(

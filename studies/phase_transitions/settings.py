@@ -23,7 +23,15 @@ DeepExperiment = with_defaults(
     ngd_lr=0.02,
 )
 SmallData = with_defaults(DataSettings, dataset="mnist", batch_size=64, num_hessian_batches=3)
-ShortSampling = with_defaults(SamplerSettings, num_draws=400, num_burnin_steps=300, nbeta=100.0)
+ShortSampling = with_defaults(
+    SamplerSettings,
+    sampler="sgld",
+    num_chains=2,
+    num_draws=400,
+    num_burnin_steps=300,
+    sampler_lr=1e-4,
+    nbeta=100.0,
+)
 
 
 @rule("robustness")

@@ -1,0 +1,356 @@
+"""How does the sampler `auto` go about one checkpoint? Coordinates, step, length, chains, proof.
+
+1. Coordinates (`coordinates`): the weights as they are, where the stiffest direction of U is at
+   most 50 times as stiff as the softest, or where chains go further than 0.3 |w*| from the
+   checkpoint (√(d/γ) says how far the localisation lets them), because the curvature at w* says
+   nothing of where they are; else also K-FAC's, or the Hessian's diagonal where K-FAC does not
+   reach, if those leave the directions more alike. Control variates where chains stay near and nβ
+   is at least 8 times the minibatch of nβ: there its noise heats them.
+2. The step: λ̂ at e is compared with λ̂ at e/2; e is halved until they differ by no more than 2 % or
+   two standard errors. It starts at min(0.2, ½ over the largest curvature in units of A). One pilot
+   serves all checkpoints of a call, so that a bias left would be alike.
+3. Length: burn-in of 3 and draws of 12 relaxation times of the slowest direction, 2/(e a), a the
+   smallest curvature of U in units of A.
+4. Chains (`langevin`), from starts that are spread.
+5. Certificates (`certificates`), with the basin's bottom (`basin`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from arviz_stats.base import array_stats
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor, nn
+from torch.func import grad, vjp
+
+from degeneracy.llc import coordinates
+from degeneracy.llc.basin import bottom
+from degeneracy.llc.certificates import BURN_IN, MOST_DISTANCE, Certificates
+from degeneracy.llc.chains import Problem
+from degeneracy.llc.coordinates import SAMPLES, Coordinates
+from degeneracy.llc.langevin import Walk, Walked, full_gradient, walk
+from degeneracy.llc.settings import SamplerSettings
+from degeneracy.llc.statistics import diagnosis, standard_error
+from degeneracy.weights import flattened, named
+
+LARGEST_STEP, STEP_BY_STIFFNESS = 0.2, 0.5  # e, and e times the largest curvature
+HALVINGS = 5
+PLATEAU_SHARE, PLATEAU_ERRORS = 0.02, 2.0  # of λ̂, of its error
+PILOT_CHAINS, PILOT_BURN_IN, PILOT_DRAWS, SHORTEST_PILOT = 4, 2, 5, 60
+PILOT_IDS = 2**20  # between the random numbers of chains and of pilots
+DRAWS, SHORTEST, LONGEST = 12, 100, 20_000  # relaxation times, draws
+BATCH, CONTROLLED_BATCH = 256, 512  # without and with control variates
+SOFTEST = 0.05  # least curvature in units of A that a length is made for
+CURVATURE_SAMPLES = 1000
+ENOUGH_ALIKE = 50.0  # largest over smallest curvature up to which no preconditioner is looked for
+NOISY = 8.0  # nβ over the minibatch from which its noise heats chains so that control pays
+
+
+class PilotError(ValueError):
+    """No step is small enough."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A checkpoint made ready for its chains.
+
+    Attributes:
+        problem: The data, with the sampler's minibatch.
+        at: Coordinates, with w* in them.
+        init_loss: L(w*) over all the data.
+        control: ∇L(w*), where control variates are used or the basin needs it.
+        controlled: Whether control variates are used.
+        stiffness, softness: Largest and smallest curvature of U in units of A.
+        near: Whether chains are expected to stay near.
+    """
+
+    problem: Problem
+    at: Coordinates
+    init_loss: float
+    control: Tensor | None
+    controlled: bool
+    stiffness: float
+    softness: float
+    near: bool
+
+    def relaxation(self, step: float) -> float:
+        """Steps in which the slowest direction forgets its start."""
+        return 2 / (step * self.softness)
+
+
+def prepared(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    problem: Problem,
+    weights: dict[str, Tensor],
+    init_loss: float,
+    nbeta: float,
+    settings: SamplerSettings,
+    loss_fn: Callable,
+    near: bool | None = None,
+) -> Place:
+    """Chooses coordinates, minibatch and control variates for a checkpoint.
+
+    Args:
+        model, state: The module and w* as its state dict.
+        problem: Loss, data and the minibatch m of nβ.
+        weights: The sampled weights of `state`.
+        init_loss: L(w*).
+        nbeta: nβ.
+        settings: With the sampler `auto`.
+        loss_fn: The loss of (outputs, targets).
+        near: Whether chains are expected to stay near w*; None: by √(d/γ) against 0.3 |w*|.
+
+    Raises:
+        ValueError: A minibatch larger than the data, or a gradient that is not finite.
+    """
+    localization, d = settings.localization, sum(w.numel() for w in weights.values())
+    if near is None:
+        reach = math.sqrt(d / localization) if localization > 0 else math.inf
+        near = reach <= MOST_DISTANCE * float(torch.linalg.vector_norm(flattened(weights)))
+    n = len(problem.data[0]) if problem.data else 0
+    switch = settings.control_variates
+    noisy = nbeta >= NOISY * problem.batch_size
+    controlled = bool(n) and (switch == "on" or (switch == "auto" and near and noisy))
+    size = settings.sampler_batch_size
+    if size is not None and size > n > 0:
+        raise ValueError(f"sampler_batch_size = {size}; allowed: 1 to the number of samples, {n}")
+    if n:
+        default = CONTROLLED_BATCH if controlled else BATCH
+        problem = problem._replace(batch_size=min(size or default, n))
+    at, stiffness, softness = _coordinates(
+        model, state, problem, weights, nbeta, settings, loss_fn, near
+    )
+    controlled = controlled and not problem.full_batch
+    control = None
+    if controlled or near:
+        control, _ = full_gradient(problem._replace(loss=at.loss), at.weights)
+        if not torch.isfinite(control).all():
+            raise ValueError(
+                "the gradient at the checkpoint is not finite over the whole data set; look at its"
+                " loss there (a log of 0, a division by 0), or leave the checkpoint out"
+            )
+    return Place(problem, at, init_loss, control, controlled, stiffness, softness, near)
+
+
+def _coordinates(
+    model, state, problem: Problem, weights, nbeta: float, settings, loss_fn, near: bool
+) -> tuple[Coordinates, float, float]:
+    """The coordinates, with the largest and the smallest curvature of U in units of A."""
+    wanted, seed, localization = settings.preconditioner, settings.seed, settings.localization
+    few = some(problem.data, CURVATURE_SAMPLES, seed)
+    plain = coordinates.flat(problem.loss, weights)
+    found = []
+    far = not near and bool(problem.data)
+    # At γ = 0 the weights as they are have no scale to step by, and so no softest direction.
+    if wanted == "none" or (wanted == "auto" and (far or localization > 0)):
+        ends = extremes(plain, few, nbeta, localization)
+        found.append((plain, *ends))
+        if wanted == "none" or far or ends[0] <= ENOUGH_ALIKE * ends[1]:
+            return found[0]
+    reason = "K-FAC is of a loss on data; there is none" if wanted == "kfac" else ""
+    data = some(problem.data, SAMPLES, seed)
+    scaled = None
+    if wanted in ("auto", "kfac") and problem.data:
+        try:
+            scaled = coordinates.kfac(model, state, data, loss_fn, seed)
+        except ValueError as error:
+            reason = f"{error}; the Hessian's diagonal stands in for it"
+    if scaled is None:
+        scaled = coordinates.diagonal(problem.loss, weights, data, seed, reason)
+    found.append((scaled, *extremes(scaled, few, nbeta, localization)))
+    return min(found, key=lambda one: one[1] / one[2])
+
+
+def extremes(
+    at: Coordinates, data: tuple[Tensor, ...], nbeta: float, localization: float
+) -> tuple[float, float]:
+    """Largest and smallest curvature of U at w* in units of A, by Lanczos's iteration.
+
+    The smallest is at least 0.05, at most 1, and 1 where A is γ: there flat directions are it.
+    """
+    start = flattened(at.weights).detach()
+    root = at.precision(nbeta, localization).rsqrt()
+    _, product = vjp(grad(lambda row: at.loss(named(row, at.weights), *data)), start)
+
+    def scaled(vector: np.ndarray) -> np.ndarray:
+        row = torch.from_numpy(vector.reshape(-1)).to(start) * root
+        image = (nbeta * product(row)[0] + localization * row) * root
+        return image.double().cpu().numpy()
+
+    size = len(start)
+    if size <= 2:
+        matrix = np.stack([scaled(row) for row in np.eye(size)])
+        values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
+        largest, smallest = float(values[-1]), float(values[0])
+    else:
+        operator = LinearOperator((size, size), matvec=scaled, dtype=np.float64)
+        largest = _end(operator, "LA")
+        smallest = 1.0 if at.kind == "none" else _end(operator, "SA")
+    if not math.isfinite(largest):
+        raise ValueError("the curvature at the checkpoint is not finite; leave the checkpoint out")
+    return max(largest, 1.0), min(1.0, max(smallest, SOFTEST))
+
+
+def _end(operator: LinearOperator, which: str) -> float:
+    guess = np.random.default_rng(0).normal(size=operator.shape[0])
+    image = operator.matvec(guess)
+    if not np.isfinite(image).all():
+        return math.nan
+    if np.allclose(image, image[0] / guess[0] * guess):  # a multiple of 1, which ARPACK refuses
+        return float(image[0] / guess[0])
+    try:
+        (value,) = eigsh(
+            operator, k=1, which=which, v0=guess, tol=0.05, maxiter=30, return_eigenvectors=False
+        )
+    except ArpackNoConvergence as error:
+        value = error.eigenvalues[0] if len(error.eigenvalues) else SOFTEST
+    return float(value)
+
+
+def stable_step(place: Place) -> float:
+    """The relative step at which the stiffest direction is a quarter of the way to instability."""
+    return 1 / place.stiffness
+
+
+def first_step(stiffness: float) -> float:
+    """The relative step that a pilot tries first, by the largest curvature of U in units of A."""
+    return min(LARGEST_STEP, STEP_BY_STIFFNESS / stiffness)
+
+
+def piloted(
+    place: Place, nbeta: float, settings: SamplerSettings, chain_id: int, label: str
+) -> tuple[float, float]:
+    """The relative step e by the rule, and λ̂ at e minus λ̂ at e/2.
+
+    Raises:
+        PilotError: No step passed.
+    """
+    step = first_step(place.stiffness)
+    tried, before = [], None
+    for _ in range(HALVINGS):
+        here = before or _pilot(place, nbeta, settings, chain_id, step, label)
+        half = _pilot(place, nbeta, settings, chain_id, step / 2, label)
+        bias, allowed = here[0] - half[0], math.nan
+        if math.isfinite(bias):
+            errors = PLATEAU_ERRORS * math.hypot(here[1], half[1])
+            allowed = max(PLATEAU_SHARE * abs(half[0]), errors)
+            if abs(bias) <= allowed:
+                return step, bias
+        tried.append(f"{step:.2g} ({here[0]:.4g})")
+        step, before = step / 2, half
+    raise PilotError(
+        f"the pilot found no usable step: λ̂ still changes by more than 2 % from one relative step"
+        f" to its half, at {', '.join(tried)}; raise localization, or lower nbeta, or see whether"
+        " the loss is finite around the checkpoint"
+    )
+
+
+def _pilot(
+    place: Place, nbeta: float, settings: SamplerSettings, chain_id: int, step: float, label: str
+) -> tuple[float, float]:
+    """λ̂ and its standard error from short chains; NaN where one diverged."""
+    relaxation = place.relaxation(step)
+    plan = replace(
+        planned(place, nbeta, settings, step),
+        num_burnin_steps=min(LONGEST, math.ceil(PILOT_BURN_IN * relaxation)),
+        num_draws=min(LONGEST, max(SHORTEST_PILOT, math.ceil(PILOT_DRAWS * relaxation))),
+    )
+    seeds = [(settings.seed, chain_id, PILOT_IDS + chain) for chain in range(PILOT_CHAINS)]
+    found = walk(
+        place.problem, place.at, place.init_loss, seeds, plan, label=f"{label} pilot"
+    ).losses
+    if not np.isfinite(found).all():
+        return math.nan, math.nan
+    error = standard_error(found) or 0.0
+    return float(nbeta * (found.mean() - place.init_loss)), nbeta * error
+
+
+def planned(place: Place, nbeta: float, settings: SamplerSettings, step: float) -> Walk:
+    """What the chains do, at a step."""
+    s, relaxation = settings, place.relaxation(step)
+    burn_in, draws = s.num_burnin_steps, s.num_draws
+    if burn_in is None:
+        burn_in = min(LONGEST, math.ceil(BURN_IN * relaxation))
+    if draws is None:
+        draws = min(LONGEST, max(SHORTEST, math.ceil(DRAWS * relaxation)))
+    return Walk(
+        nbeta,
+        s.localization,
+        step,
+        burn_in,
+        draws,
+        averaged=s.noise == "averaged",
+        spread=s.starts == "spread",
+        control=place.control if place.controlled else None,
+        paired=s.paired_losses and (place.controlled or place.near),
+    )
+
+
+def certified(
+    place: Place,
+    plan: Walk,
+    walked: Walked,
+    settings: SamplerSettings,
+    chance_loss: float | None,
+    step_bias: float | None,
+) -> Certificates:
+    """What can be said of the chains that walked by `plan`."""
+    nbeta, localization = plan.nbeta, plan.localization
+    remarks = [place.at.reason] if place.at.reason else []
+    fine = np.isfinite(walked.losses).all(axis=1)
+    losses, distances = walked.losses[fine], walked.distances[fine]
+    if not len(losses):
+        return Certificates(gauge=settings.gauge, step=plan.step, remarks=tuple(remarks))
+    rise = float(losses.mean() - place.init_loss)
+    room = None if chance_loss is None else chance_loss - place.init_loss
+    distance = float(np.sqrt(np.square(distances).mean()))
+    length = float(torch.linalg.vector_norm(flattened(place.at.weights)))
+    basin = None
+    if localization > 0:
+        start = None if place.control is None else (place.control, place.init_loss)
+        basin = bottom(
+            place.problem, place.at, nbeta, localization, place.stiffness, start, settings.seed
+        )
+    else:
+        remarks.append(
+            "γ = 0: there is no basin to speak of, so no λ̂_b, and how long the slowest direction"
+            " takes is not known"
+        )
+    if len(losses) < 2:
+        remarks.append("one chain alone: no interval, and no R-hat between chains")
+    return Certificates(
+        locality=None if room is None or room <= 0 else rise / room,
+        distance=distance,
+        relative_distance=distance / length if length else None,
+        basin_shift=None if basin is None else basin.shift,
+        basin_llc=None if basin is None else nbeta * rise + basin.shift,
+        basin_reached=None if basin is None else basin.reached,
+        relaxation=place.relaxation(plan.step) if localization > 0 else None,
+        num_burnin_steps=plan.num_burnin_steps,
+        num_draws=plan.num_draws,
+        rhat=_rhat(losses),
+        distance_rhat=_rhat(distances),
+        starts_spread=plan.spread,
+        gauge=settings.gauge,
+        step=plan.step,
+        step_bias=step_bias,
+        coordinates=place.at.kind,
+        remarks=tuple(remarks),
+    )
+
+
+def _rhat(values: np.ndarray) -> float | None:
+    """Gelman and Rubin's R-hat, of whole chains: of halves, twelve relaxation times are too few."""
+    return diagnosis(array_stats.rhat, values, method="identity")
+
+
+def some(data: tuple[Tensor, ...], count: int, seed: int) -> tuple[Tensor, ...]:
+    if not data or len(data[0]) <= count:
+        return data
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(data[0]), generator=generator)[:count].to(data[0].device)
+    return tuple(part[chosen] for part in data)

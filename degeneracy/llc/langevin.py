@@ -1,0 +1,193 @@
+"""How do the chains of `auto` walk? Preconditioned Langevin steps, with the loss seen against w*'s.
+
+    w ← w − (e/2) A⁻¹ (nβ g(w) + γ(w − w*)) + (e/A)^½ (ξ_t + ξ_{t+1})/2
+
+in the coordinates of `coordinates`, each part switchable:
+
+Control variates (Baker, Fearnhead, Fox & Nemeth, arXiv:1706.05439):
+
+    g = ∇L_m(w) − ∇L_m(w*) + ∇L(w*),
+
+whose minibatch noise vanishes at w*. It costs a second gradient a step, and gives the loss its own:
+L_m(w) − L_m(w*) − (w − w*)·(∇L_m(w*) − ∇L(w*)).
+
+Paired losses without them: L_m(w) − L_m(w*), at the cost of a forward pass.
+
+Spread starts: w* + N(0, A⁻¹).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from threading import Event
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+from tqdm import tqdm
+
+from degeneracy.llc.chains import Engine, Problem, Schedule, advance, noise_stream, recorded
+from degeneracy.llc.coordinates import Coordinates
+from degeneracy.llc.samplers import Chain, langevin
+from degeneracy.weights import flattened, named
+
+DISTANCE_EVERY = 4  # draws between two looks at |w − w*|, which is slow to change
+EVALUATION_BATCH = 2000  # samples of a batch where all the data are gone through
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What chains do at one checkpoint.
+
+    Attributes:
+        nbeta, localization: nβ and γ.
+        step: The relative step e.
+        num_burnin_steps, num_draws: Of each chain.
+        averaged: Whether noise is averaged over two steps.
+        spread: Whether chains start spread out.
+        control: The gradient ∇L(w*), flat, where control variates are used.
+        paired: Whether a draw is the loss against w*'s on the same minibatch.
+    """
+
+    nbeta: float
+    localization: float
+    step: float
+    num_burnin_steps: int
+    num_draws: int
+    averaged: bool = True
+    spread: bool = True
+    control: Tensor | None = None
+    paired: bool = True
+
+
+class Walked(NamedTuple):
+    """What chains saw on their way; NaN from the draw on where not finite."""
+
+    losses: Float[np.ndarray, "chains draws"]  # L(w*) + what a draw lies above it
+    distances: Float[np.ndarray, "chains draws"]  # |w − w*|, every fourth of them new
+
+
+def full_gradient(problem: Problem, weights: dict[str, Tensor]) -> tuple[Tensor, float]:
+    """∇L, flat, and L over all the data, summed batch by batch."""
+    row = flattened(weights).detach()
+
+    def gradient(row: Tensor, *batch: Tensor):
+        return grad_and_value(lambda row: problem.loss(named(row, weights), *batch))(row)
+
+    if not problem.data:
+        slope, value = gradient(row)
+        return slope, float(value)
+    total, loss, n = torch.zeros_like(row), 0.0, len(problem.data[0])
+    for batch in zip(*(part.split(EVALUATION_BATCH) for part in problem.data), strict=True):
+        slope, value = gradient(row, *batch)
+        total.add_(slope, alpha=len(batch[0]) / n)
+        loss += float(value.double()) * len(batch[0]) / n
+    return total, loss
+
+
+def walk(
+    problem: Problem,
+    at: Coordinates,
+    init_loss: float,
+    seeds: Iterable[tuple[int, int, int]],
+    plan: Walk,
+    memory_budget: int | None = None,
+    label: str = "LLC",
+) -> Walked:
+    """Walks one chain a seed; on a CPU every core advances some of them.
+
+    Args:
+        problem: The data, and the minibatch of the sampler; the loss is that of `at`.
+        at: Where chains move.
+        init_loss: L(w*).
+        seeds: (seed of the settings, the checkpoint's id, the chain's number) of each chain.
+        plan: What they do.
+        memory_budget, label: As `chains.run_chains` takes them.
+    """
+    problem = problem._replace(loss=at.loss)
+    chains = [Chain(0, seed, plan.step, plan.nbeta, plan.localization) for seed in seeds]
+    engine = _Walkers(problem, at, init_loss, chains, plan)
+    whole = Walked(*(np.full((len(chains), plan.num_draws), np.nan) for _ in Walked._fields))
+    for rows, found in advance(engine, memory_budget, label):
+        for into, values in zip(whole, found, strict=True):
+            into[rows.start : rows.stop] = values
+    return whole
+
+
+class _Walkers(Engine):
+    """Advances groups of chains that walk by a plan."""
+
+    def __init__(
+        self, problem: Problem, at: Coordinates, init_loss: float, chains: list[Chain], plan: Walk
+    ):
+        starts = flattened(at.weights).detach()[None]
+        schedule = Schedule("langevin", plan.num_draws, plan.num_burnin_steps)
+        super().__init__(problem, at.weights, starts, chains, schedule)
+        self.plan, self.init_loss = plan, init_loss
+        self.precision = at.precision(plan.nbeta, plan.localization)
+        self.losses = {}  # by number of chains: the loss alone
+
+    @property
+    def _pairs(self) -> bool:
+        """Whether the loss at w* is to be computed draw by draw; with control variates it is."""
+        plan = self.plan
+        return plan.paired and plan.control is None and not self.problem.full_batch
+
+    def record(self, groups) -> None:
+        """Also the loss alone, where it is asked for at w*."""
+        super().record(groups)
+        for count in {len(rows) for rows in groups} - self.losses.keys():
+            if self._pairs:
+                batch = next(self.problem.batches(self.chains[:count]))
+                axes = (None, *[0 for _ in batch])
+                loss = vmap(
+                    lambda row, *b: self.problem.loss(named(row, self.parameters), *b), in_dims=axes
+                )
+                self.losses[count] = recorded(loss, self.starts[0], *batch)
+
+    @torch.no_grad()
+    def run(self, rows: range, bar: tqdm, stop: Event) -> Walked:
+        """Walks the chains of one group."""
+        chains, plan = [self.chains[row] for row in rows], self.plan
+        start = self.starts.expand(len(chains), -1).contiguous()
+        noise = noise_stream(chains, start.new_ones(len(chains), 1), start)
+        batches = self.problem.batches(chains)
+        weights = start.clone()
+        if plan.spread:
+            weights.addcmul_(next(noise), self.precision.rsqrt())
+        first = next(noise) if plan.averaged else None
+        step = langevin(start, plan.step, plan.nbeta, plan.localization, self.precision, first)
+        seen = weights.new_full((2, plan.num_draws, len(chains)), torch.nan)
+        for t in range(-plan.num_burnin_steps, plan.num_draws):
+            if stop.is_set():
+                break
+            gradients, rise = self._seen(start, weights, next(batches))
+            if t >= 0:
+                seen[0, t] = rise
+                if t % DISTANCE_EVERY == 0:
+                    far = torch.linalg.vector_norm(weights - start, dim=1)
+                seen[1, t] = far
+            step(weights, gradients, next(noise))
+            with bar.get_lock():
+                bar.update(len(chains))
+        rises, distances = (part.T.double().cpu().numpy() for part in seen)
+        return Walked(self.init_loss + rises, distances)
+
+    def _seen(
+        self, start: Tensor, weights: Tensor, batch: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients that chains follow, and by how much the loss is above L(w*)."""
+        gradients, values = self.gradients[len(weights)](weights, *batch)
+        if self.plan.control is not None and not self.problem.full_batch:
+            there, values_there = self.gradients[len(weights)](start, *batch)
+            change = self.plan.control - there
+            if self.plan.paired:
+                rise = values - values_there + torch.linalg.vecdot(weights - start, change)
+            else:
+                rise = values - self.init_loss
+            return gradients + change, rise
+        if self._pairs:
+            return gradients, values - self.losses[len(weights)](start[0], *batch)
+        return gradients, values - self.init_loss
