@@ -36,6 +36,7 @@ from studies.ngd_sgd import (
 )
 from studies.ngd_sgd.figures import cosine_figure, kappa_figure
 from studies.ngd_sgd.findings import findings
+from studies.ngd_sgd.local_figures import local_llc_figure
 from studies.ngd_sgd.robustness_figures import llc_grid_figure, rescaling_figure
 from studies.ngd_sgd.verdict import verdicts
 
@@ -67,6 +68,7 @@ __all__ = [
     "llc_grid_figure",
     "load_config",
     "load_data",
+    "local_llc_figure",
     "loss_figure",
     "measure_hessian_traces",
     "measure_llcs",

@@ -72,7 +72,7 @@ def reference(model, state, data, nbeta: float, settings) -> tuple[float, float]
     finer = settings.model_copy(update={"sampler_batch_size": 512})
     given = (nbeta, finer, cross_entropy)
     place = auto.prepared(model, state, problem, weights, loss, *given)
-    step = auto.first_step(place.stiffness) / 4
+    step = auto.first_step(place.stiffness, place.near) / 4
     plan = auto.planned(place, nbeta, finer, step)
     plan = replace(plan, num_draws=max(2000, 2 * plan.num_draws))
     seeds = [(7, 7, chain) for chain in range(CHAINS)]

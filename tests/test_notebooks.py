@@ -19,7 +19,7 @@ SMALL = {
         "num_epochs": 2,
     },
     "data": {"batch_size": 500, "num_hessian_batches": 1, "num_probes": 3},
-    "devinterp": {"num_draws": 20},
+    "devinterp": {"sampler": "sgld", "num_draws": 20},
 }
 
 

@@ -138,7 +138,7 @@ def test_the_example_of_own_optimizers_runs_and_is_reported_by_their_names(data_
             "hidden_layers": [1],
         },
         "data": {"root": str(data_root), "batch_size": 1000},
-        "devinterp": {"num_draws": 10},
+        "devinterp": {"sampler": "sgld", "num_draws": 10},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     code = examples(README)[3].replace("args_ngd_sgd.json", str(tmp_path / "config.json"))

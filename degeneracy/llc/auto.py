@@ -7,9 +7,10 @@
    reach, if those leave the directions more alike. Control variates where chains stay near and nβ
    is at least 8 times the minibatch of nβ: there its noise heats them.
 2. The step: λ̂ at e is compared with λ̂ at e/2; e is halved until they differ by no more than 2 % or
-   two standard errors. It starts at min(0.2, ½ over the largest curvature in units of A). One pilot
-   serves all checkpoints of a call, so that a bias left would be alike.
-3. Length: burn-in of 3 and draws of 12 relaxation times of the slowest direction, 2/(e a), a the
+   two standard errors. It starts at 0.2, or at a quarter (far from w*: half) over the largest
+   curvature in units of A where that is less. One pilot serves all checkpoints of a call, so that a
+   bias left would be alike.
+3. Length: burn-in of 3 and draws of 15 relaxation times of the slowest direction, 2/(e a), a the
    smallest curvature of U in units of A.
 4. Chains (`langevin`), from starts that are spread.
 5. Certificates (`certificates`), with the basin's bottom (`basin`).
@@ -36,13 +37,14 @@ from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import diagnosis, standard_error
 from degeneracy.weights import flattened, named
 
-LARGEST_STEP, STEP_BY_STIFFNESS = 0.2, 0.5  # e, and e times the largest curvature
+LARGEST_STEP = 0.2  # e
+STEP_BY_STIFFNESS = {True: 0.25, False: 0.5}  # e times the largest curvature: near w*, and far
 HALVINGS = 5
 PLATEAU_SHARE, PLATEAU_ERRORS = 0.02, 2.0  # of λ̂, of its error
-PILOT_CHAINS, PILOT_BURN_IN, PILOT_DRAWS, SHORTEST_PILOT = 4, 2, 5, 60
+PILOT_CHAINS, PILOT_BURN_IN, PILOT_DRAWS, SHORTEST_PILOT = 4, 1, 4, 60
 PILOT_IDS = 2**20  # between the random numbers of chains and of pilots
-DRAWS, SHORTEST, LONGEST = 12, 100, 20_000  # relaxation times, draws
-BATCH, CONTROLLED_BATCH = 256, 512  # without and with control variates
+DRAWS, SHORTEST, LONGEST = 15, 400, 20_000  # relaxation times, draws
+BATCH = 512
 SOFTEST = 0.05  # least curvature in units of A that a length is made for
 CURVATURE_SAMPLES = 1000
 ENOUGH_ALIKE = 50.0  # largest over smallest curvature up to which no preconditioner is looked for
@@ -119,8 +121,7 @@ def prepared(
     if size is not None and size > n > 0:
         raise ValueError(f"sampler_batch_size = {size}; allowed: 1 to the number of samples, {n}")
     if n:
-        default = CONTROLLED_BATCH if controlled else BATCH
-        problem = problem._replace(batch_size=min(size or default, n))
+        problem = problem._replace(batch_size=min(size or BATCH, n))
     at, stiffness, softness = _coordinates(
         model, state, problem, weights, nbeta, settings, loss_fn, near
     )
@@ -216,9 +217,13 @@ def stable_step(place: Place) -> float:
     return 1 / place.stiffness
 
 
-def first_step(stiffness: float) -> float:
-    """The relative step that a pilot tries first, by the largest curvature of U in units of A."""
-    return min(LARGEST_STEP, STEP_BY_STIFFNESS / stiffness)
+def first_step(stiffness: float, near: bool = True) -> float:
+    """The relative step that a pilot tries first, by the largest curvature of U in units of A.
+
+    Half as large where chains stay near w*: there an estimate is to be local to a percent, and
+    directions are alike, so that it costs little.
+    """
+    return min(LARGEST_STEP, STEP_BY_STIFFNESS[near] / stiffness)
 
 
 def piloted(
@@ -229,7 +234,7 @@ def piloted(
     Raises:
         PilotError: No step passed.
     """
-    step = first_step(place.stiffness)
+    step = first_step(place.stiffness, place.near)
     tried, before = [], None
     for _ in range(HALVINGS):
         here = before or _pilot(place, nbeta, settings, chain_id, step, label)
@@ -344,7 +349,7 @@ def certified(
 
 
 def _rhat(values: np.ndarray) -> float | None:
-    """Gelman and Rubin's R-hat, of whole chains: of halves, twelve relaxation times are too few."""
+    """Gelman and Rubin's R-hat, of whole chains: of halves, fifteen relaxation times are few."""
     return diagnosis(array_stats.rhat, values, method="identity")
 
 

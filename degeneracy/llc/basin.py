@@ -1,8 +1,8 @@
 """Is the checkpoint at a minimum of what is sampled? Its basin's bottom w_b, and how far below.
 
 The sampled density is ∝ exp(−U), U(w) = nβ L(w) + (γ/2)|w − w*|². Where w* is no minimum of U the
-chains leave it downhill, and λ̂ about w* may be negative; about w_b, the minimum of U next to w*, it
-is what a quadratic would give whatever w* is: λ̂_b = λ̂ + nβ(L(w*) − L(w_b)).
+chains leave it downhill, and λ̂ about w* may be negative; about w_b, the minimum of U next to w*,
+it is what a quadratic would give whatever w* is: λ̂_b = λ̂ + nβ(L(w*) − L(w_b)).
 
 Stochastic descent with control variates (SVRG: Johnson & Zhang, NeurIPS 2013), preconditioned as
 the chains are, takes a few passes through the data. It ends where half the squared length of ∇U in

@@ -40,7 +40,10 @@ def chance_loss(
     with torch.enable_grad():
         for _ in range(ROUNDS):
             before = constant.detach().clone()
-            found = float(optimizer.step(closure).detach())
+            try:
+                found = float(optimizer.step(closure).detach())
+            except (IndexError, RuntimeError):  # torch's line search, where nothing is finite
+                return None
             if torch.allclose(before, constant.detach(), atol=1e-6):
                 break
     return found if torch.isfinite(torch.tensor(found)) else None

@@ -28,6 +28,7 @@ from degeneracy.llc.statistics import LLCEstimate
 LOCALIZATIONS = (10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)  # γ of the grid
 NBETAS = ("batch", "dataset")  # nβ of the grid: m/ln m and n/ln n
 STEP = 0.2  # ε (nβ h_max + γ) of the grid
+NEAR = 10_000.0  # γ from which chains are expected to stay near w*, for the steps they need
 MOST_STEPS = 1_500  # of a chain; a cell that needs more to come to rest is not sampled
 CURVATURE_SAMPLES = 1280  # samples on which the largest curvature is taken
 
@@ -170,7 +171,7 @@ class _Cell:
             step = adapted_step(nbeta, curvature, localization)
             self.settings = sgld_settings(settings, localization, setting, step)
         stiffness = (nbeta * curvature + localization) / localization if localization else math.inf
-        step = first_step(stiffness)
+        step = first_step(stiffness, near=localization >= NEAR)
         self.needed_steps = math.ceil((BURN_IN + DRAWS) * 2 / step) if step else sys.maxsize
 
 

@@ -144,8 +144,8 @@ class SamplerSettings(Section):
     sampler_batch_size: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description=(
-            "Samples a minibatch of auto's gradients, apart from the m of nβ; null: 512 where"
-            " control variates are used, else 256; all samples where there are fewer."
+            "Samples a minibatch of auto's gradients, apart from the m of nβ; null: 512, or all"
+            " samples where there are fewer."
         ),
     )
     noise: Literal["averaged", "euler"] = Field(

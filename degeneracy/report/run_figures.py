@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from degeneracy.llc.statistics import DIVERGED, running_means
+from degeneracy.report.run_tables import TEMPERED, is_auto, is_tempered
 from degeneracy.report.style import (
     DASHES,
     SOFT,
@@ -79,6 +80,46 @@ CAPTIONS = {
 }
 
 
+TEMPERED_CAPTIONS = {  # in their place where `auto` samples the published measure
+    "llc": (
+        "The published measure: by how much (times nβ) the loss grows when Gaussian noise moves the"
+        " weights far from w*. It tells how a network bears noise; how degenerate a solution is,"
+        " the local estimate tells. Bands and bars are 95 % intervals of the sampling alone, from"
+        " the means of the chains (Student)."
+    ),
+    "running-mean": (
+        "Convergence check: each thin line is one chain, the thick one the mean of the chains that"
+        " stayed finite. Where it still slopes at the last draw, the number depends on the draws."
+        " Chains start apart from each other, so that lines which come together are evidence of"
+        " rest, and R-hat sees where they do not. A chain that diverged counts in no mean, and a"
+        " cross marks where it left."
+    ),
+    "llc-against-loss": (
+        "Which optimizer's network bears noise better at the same training loss? The published"
+        " measure, compared along a vertical line. One point an epoch, training runs from right to"
+        " left; bars are 95 % intervals, sampling only. It is no local learning coefficient."
+    ),
+}
+
+
+def caption(key: str, results: Results) -> str:
+    """What to look for in a figure of this run."""
+    tempered = TEMPERED_CAPTIONS if is_tempered(results) else {}
+    return tempered.get(key, CAPTIONS[key])
+
+
+def measure_axis(results: Results) -> str:
+    """Axis title of the trajectory measure, with the settings that the number depends on."""
+    axis = llc_axis(results)
+    named = f"{TEMPERED} λ̂, as published<br>"
+    return axis.replace("LLC λ̂ ", named, 1) if is_tempered(results) else axis
+
+
+def measure_heading(results: Results) -> str:
+    """What headings call the trajectory measure."""
+    return TEMPERED.capitalize() if is_tempered(results) else "LLC"
+
+
 def loss_figure(title: str, results: Results) -> go.Figure:
     """Training (solid) and validation loss (dashed), in nats, over epochs."""
     figure = empty_figure("Training and validation loss", title)
@@ -108,7 +149,7 @@ def update_norm_figure(title: str, results: Results) -> go.Figure:
 
 def llc_figure(title: str, results: Results) -> go.Figure:
     """LLC with 95 % intervals over epochs, beside the validation loss."""
-    heading, axis = "LLC and validation loss", llc_axis(results)
+    heading, axis = f"{measure_heading(results)} and validation loss", measure_axis(results)
     return _beside_validation_loss(heading, title, results, "llc", axis)
 
 
@@ -130,7 +171,7 @@ def running_mean_figure(title: str, results: Results, traces: Traces) -> go.Figu
     ]
     nbeta, n = results["nbeta"], results["train_size"]
     panels = (
-        (llc_axis(results), [running_means(one.losses, one.init_loss, nbeta) for one in shown]),
+        (measure_axis(results), [running_means(one.losses, one.init_loss, nbeta) for one in shown]),
         (wbic_axis(results), [running_means(one.losses, 0.0, n) for one in shown]),
     )
     for column, (axis, means) in enumerate(panels, start=1):
@@ -157,11 +198,11 @@ def hessian_trace_figure(title: str, results: Results) -> go.Figure:
 
 def llc_against_loss_figure(title: str, results: Results) -> go.Figure:
     """LLC with 95 % intervals against the training loss L(w*) in nats, one point an epoch."""
-    figure = empty_figure("LLC against training loss", title)
+    figure = empty_figure(f"{measure_heading(results)} against training loss", title)
     lines, labels, swap = [], [], swap_epoch(results["config"])
     for optimizer, llc in measured(title, results, "llc"):
         series = optimizers_of(results, title)[optimizer]
-        loss, error = _values(series, "llc_init_loss"), _values(series, "llc_std_error")
+        loss, error = _values(series, "llc_init_loss"), _errors(series, "llc", results)
         epochs = np.flatnonzero(np.isfinite(llc) & np.isfinite(loss))
         if not len(epochs):
             continue
@@ -189,7 +230,8 @@ def llc_against_loss_figure(title: str, results: Results) -> go.Figure:
     scale = axis_scale([line.x for line in lines])
     _add_labels(figure, labels, lines, is_log=scale.get("type") == "log")
     axis = "training loss L(w*) (nats, mean over the training set)"
-    return figure.update_xaxes(title_text=axis, **scale).update_yaxes(title_text=llc_axis(results))
+    figure.update_xaxes(title_text=axis, **scale)
+    return figure.update_yaxes(title_text=measure_axis(results))
 
 
 # ---- shared with the studies' own figures --------------------------------------------------------
@@ -279,7 +321,7 @@ def _beside_validation_loss(
     figure = empty_figure(heading, title, columns=2)
     drawn = measured(title, results, key)
     for optimizer, values in drawn:
-        error = _values(optimizers_of(results, title)[optimizer], f"{key}_std_error")
+        error = _errors(optimizers_of(results, title)[optimizer], key, results)
         line = _epoch_line(title, results, optimizer, values, std_error=error)
         figure.add_trace(_band(values, error, line), row=1, col=1)
         figure.add_trace(line, row=1, col=1)
@@ -477,3 +519,15 @@ def _cost(middle: np.ndarray, size: np.ndarray, points: np.ndarray, placed: list
 def _values(series: Mapping, key: str) -> np.ndarray:
     values = series.get(key)
     return array(values) if values is not None else np.full(len(series["train_loss"]), np.nan)
+
+
+def _errors(series: Mapping, key: str, results: Results) -> np.ndarray:
+    """Standard errors of a series, with `auto` such that ±1.96 of them are Student's 95 % interval,
+    which is wider than the normal one.
+    """
+    errors = _values(series, f"{key}_std_error")
+    intervals = series.get(f"{key}_interval") or () if is_auto(results) else ()
+    for epoch, ends in enumerate(intervals):
+        if epoch < len(errors) and ends and None not in ends:
+            errors[epoch] = (ends[1] - ends[0]) / (2 * Z_95)
+    return errors

@@ -7,11 +7,13 @@ import csv
 import io
 from collections.abc import Mapping
 
+from degeneracy.llc.settings import AUTO, PUBLISHED_LOCALIZATION
 from degeneracy.report.style import optimizer_colours
 from degeneracy.report.tables import Table
 from degeneracy.runs.results import CHAIN_SERIES, at
 from degeneracy.texts import chain_counts, label, number, with_error
 
+TEMPERED = "tempered sensitivity"  # what the published measure is where `auto` samples it
 MAX_CHAINS = 20  # rows of the table of chains
 METRICS = (  # (name, unit or meaning, key, standard error's key, format)
     ("Training loss", "nats, mean over the epoch's minibatches", "train_loss", None, "#.4g"),
@@ -20,6 +22,11 @@ METRICS = (  # (name, unit or meaning, key, standard error's key, format)
     ("Validation accuracy", "", "val_accuracy", None, ".2%"),
     ("Update norm", "Σ over tensors of ‖Δw‖₂, mean over steps", "update_norm", None, "#.3g"),
     ("LLC λ̂", "± standard error", "llc", "llc_std_error", ""),
+    ("Locality ℓ", "0 at L(w*), 1 at chance", "llc_locality", None, ".2g"),
+    ("Distance of the chains", "|w − w*| / |w*|", "llc_relative_distance", None, ".2g"),
+    ("Basin shift", "nβ(L(w*) − L(w_b)), nats", "llc_basin_shift", None, ".3g"),
+    ("Basin λ̂_b", "about the bottom of the basin", "llc_basin_llc", None, ".4g"),
+    ("Relaxation time", "steps, of the slowest direction", "llc_relaxation", None, ".0f"),
     ("LLC drift", "second half of the draws minus all", "llc_drift", None, "+.2g"),
     ("Diverged chains", "excluded from every estimate", "num_diverged_chains", None, ".0f"),
     ("Unsettled chains", "still rising or still falling", "num_unsettled_chains", None, ".0f"),
@@ -38,6 +45,38 @@ METRICS = (  # (name, unit or meaning, key, standard error's key, format)
     ("Raw gradients taken", "tensors, in all epochs", "num_restarts", None, ".0f"),
 )
 
+CERTIFICATES = (
+    "llc_locality",
+    "llc_relative_distance",
+    "llc_basin_shift",
+    "llc_basin_llc",
+    "llc_relaxation",
+)
+
+
+def is_auto(results: Mapping) -> bool:
+    """Whether the run's chains are those of `auto`, whose intervals are from chain means."""
+    return results["config"]["devinterp"]["sampler"] == AUTO
+
+
+def is_tempered(results: Mapping) -> bool:
+    """Whether the run's trajectory measure is the published one (nβ = m/ln m, γ = 100), sampled by
+    `auto`, and so is called a tempered sensitivity, not an LLC.
+    """
+    sampler = results["config"]["devinterp"]
+    published = sampler.get("nbeta"), sampler.get("localization")
+    return is_auto(results) and published == ("batch", PUBLISHED_LOCALIZATION)
+
+
+def measure_name(results: Mapping) -> str:
+    """What the run's trajectory measure is called inside a sentence."""
+    return f"{TEMPERED}, as published" if is_tempered(results) else "LLC"
+
+
+def any_value(series: Mapping, key: str) -> bool:
+    """Whether a series knows anything under `key`."""
+    return any(value is not None for value in series.get(key) or ())
+
 
 def metrics_table(title: str, results: Mapping) -> Table:
     """Final metrics of one model: a row a metric, each at the last epoch that has it."""
@@ -45,9 +84,12 @@ def metrics_table(title: str, results: Mapping) -> Table:
     optimizers, colours = model["optimizers"], optimizer_colours(list(model["optimizers"]))
     last = results["config"]["experiment"]["num_epochs"]
     rows = [
-        [(name, unit), *(_metric(s, key, error, style, last) for s in optimizers.values())]
-        for name, unit, key, error, style in METRICS
+        [_metric_name(row, results), *(_metric(s, *row[2:], last) for s in optimizers.values())]
+        for row in METRICS
+        if row[2] not in CERTIFICATES or any(any_value(s, row[2]) for s in optimizers.values())
     ]
+    if any(any_value(series, "llc_verdict") for series in optimizers.values()):
+        rows.append([("Verdict", "on λ̂"), *(_word(s, last) for s in optimizers.values())])
     head = [("metric", ""), *((label(name), colours[name]) for name in optimizers)]
     note = f"{title}: {model['num_parameters']:,} parameters, after epoch {last}."
     return Table("Final metrics", note, head, rows, row_headers=True)
@@ -75,7 +117,8 @@ def chains_table(title: str, results: Mapping) -> Table | None:
         rows.append([str(index + 1), *(text for pair in cells for text in pair)])
     counts = [f"{label(name)} {chain_counts(chains)}" for name, (_, chains) in last.items()]
     more = f" The first {MAX_CHAINS} chains." if longest > MAX_CHAINS else ""
-    note = f"{title}: {'; '.join(counts)}.{more} A chain that diverged counts in no estimate."
+    what = f"{title}, {measure_name(results)}" if is_tempered(results) else title
+    note = f"{what}: {'; '.join(counts)}.{more} A chain that diverged counts in no estimate."
     return Table("Chains at the last sampled epoch", note, head, rows, row_headers=True)
 
 
@@ -104,6 +147,29 @@ def series_csv(results: Mapping) -> str:
     return text.getvalue()
 
 
+def _metric_name(row: tuple, results: Mapping) -> tuple[str, str]:
+    """(name, unit or meaning) of a row of `METRICS`, as it is in this run."""
+    name, unit, key = row[:3]
+    if key == "llc" and is_tempered(results):
+        return "Tempered sensitivity λ̂", f"as published; {unit}"
+    if key == "llc_drift" and is_tempered(results):
+        return "Drift of λ̂", unit
+    if key == "llc_rhat" and is_auto(results):
+        spread = results["config"]["devinterp"].get("starts") != "checkpoint"
+        return name, "split; chains start apart" if spread else unit
+    return name, unit
+
+
+def _word(series: Mapping, last: int) -> tuple[str, str]:
+    """(verdict, epoch) at the last epoch that has one."""
+    words = list(enumerate(series.get("llc_verdict") or ()))
+    known = [(epoch, word) for epoch, word in words if word]
+    if not known:
+        return "–", ""
+    epoch, word = known[-1]
+    return word, "" if epoch == last else f"epoch {epoch}"
+
+
 def _metric(
     series: Mapping, key: str, error_key: str | None, style: str, last: int
 ) -> tuple[str, str]:
@@ -128,4 +194,6 @@ def _chain(chains: list[Mapping], index: int) -> tuple[str, str]:
 def _csv_value(key: str, value) -> float | str | None:
     if key in CHAIN_SERIES:
         return "; ".join(chain["verdict"] for chain in value or ())
-    return number(value) if isinstance(value, int | float) else None
+    if isinstance(value, list | tuple):  # the ends of an interval
+        return "; ".join("" if number(end) is None else f"{end!r}" for end in value)
+    return value if isinstance(value, str) else number(value)

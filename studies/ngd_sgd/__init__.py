@@ -3,6 +3,7 @@
     run = open_run(load_config("args_ngd_sgd.json"))
     train_models(run)
     measure_llcs(run)
+    measure_local(run)
     measure_robustness(run)
     measure_hessian_traces(run)
     report = finish(run)
@@ -27,6 +28,7 @@ from degeneracy.study import measure as do_parts  # `measure` is a module here
 from degeneracy.texts import label, listed
 from studies.ngd_sgd.figures import study_figures
 from studies.ngd_sgd.findings import findings
+from studies.ngd_sgd.local_measure import LOCAL
 from studies.ngd_sgd.measure import ROBUSTNESS
 from studies.ngd_sgd.settings import Settings
 
@@ -44,7 +46,13 @@ STUDY = Study(
     minutes=8,
     title=title,
     settings=Settings,
-    parts={"train": TRAIN, "llc": LLC, "robustness": ROBUSTNESS, "hessian": HESSIAN},
+    parts={
+        "train": TRAIN,
+        "llc": LLC,
+        "local": LOCAL,
+        "robustness": ROBUSTNESS,
+        "hessian": HESSIAN,
+    },
     figures=study_figures,
     findings=findings,
     opens=new_run,
@@ -98,6 +106,11 @@ def train_models(run: Run) -> None:
 def measure_llcs(run: Run) -> None:
     """LLC and WBIC at the config's epochs."""
     do_parts(run, "llc")
+
+
+def measure_local(run: Run) -> None:
+    """Local estimates of the last checkpoints, with their certificates; with the sampler auto."""
+    do_parts(run, "local")
 
 
 def measure_robustness(run: Run) -> None:

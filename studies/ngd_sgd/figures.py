@@ -7,10 +7,10 @@ import plotly.graph_objects as go
 
 from degeneracy.report.page import Drawing, Section
 from degeneracy.report.run_figures import (
-    CAPTIONS,
     Results,
     Traces,
     array,
+    caption,
     epoch_axis,
     hessian_trace_figure,
     llc_against_loss_figure,
@@ -32,7 +32,8 @@ from degeneracy.report.style import (
 )
 from degeneracy.texts import label
 from studies.ngd_sgd import robustness_figures
-from studies.ngd_sgd.robustness_figures import llc_grid_figure, rescaling_figure
+from studies.ngd_sgd.local_figures import LOCAL_CAPTION, local_llc_figure
+from studies.ngd_sgd.robustness_figures import grid_caption, llc_grid_figure, rescaling_figure
 from studies.ngd_sgd.robustness_verdict import grid_orders
 
 KAPPA_CAPTION = (
@@ -123,8 +124,8 @@ def cosine_figure(title: str, results: Results, optimizer: str | None = None) ->
 def _section(heading: str, title: str, results: Results, figures: Figures) -> Section:
     """What was measured; what was not is left out."""
     drawings = [
-        Drawing(drawing_key(key, title, results), caption, figure)
-        for key, caption, figure in figures
+        Drawing(drawing_key(key, title, results), words, figure)
+        for key, words, figure in figures
         if figure.data
     ]
     return Section(heading, drawings)
@@ -132,23 +133,24 @@ def _section(heading: str, title: str, results: Results, figures: Figures) -> Se
 
 def _run_figures(title: str, results: Results, traces: Traces) -> Figures:
     given = (title, results)
-    yield "loss", CAPTIONS["loss"], loss_figure(*given)
-    yield "update-norm", CAPTIONS["update-norm"], update_norm_figure(*given)
-    yield "llc", CAPTIONS["llc"], llc_figure(*given)
-    yield "wbic", CAPTIONS["wbic"], wbic_figure(*given)
-    yield "running-mean", CAPTIONS["running-mean"], running_mean_figure(*given, traces)
-    yield "hessian-trace", CAPTIONS["hessian-trace"], hessian_trace_figure(*given)
+    yield "local-llc", LOCAL_CAPTION, local_llc_figure(*given)
+    yield "loss", caption("loss", results), loss_figure(*given)
+    yield "update-norm", caption("update-norm", results), update_norm_figure(*given)
+    yield "llc", caption("llc", results), llc_figure(*given)
+    yield "wbic", caption("wbic", results), wbic_figure(*given)
+    yield "running-mean", caption("running-mean", results), running_mean_figure(*given, traces)
+    yield "hessian-trace", caption("hessian-trace", results), hessian_trace_figure(*given)
     for place, name in enumerate(_with("kappa", *given)):
         yield _numbered("kappa", place), KAPPA_CAPTION, kappa_figure(*given, name)
     for place, name in enumerate(_with("cosine", *given)):
         yield _numbered("cosine", place), COSINE_CAPTION, cosine_figure(*given, name)
-    yield "llc-against-loss", CAPTIONS["llc-against-loss"], llc_against_loss_figure(*given)
+    yield "llc-against-loss", caption("llc-against-loss", results), llc_against_loss_figure(*given)
 
 
 def _robustness(title: str, results: Results) -> Figures:
     for place, other in enumerate(grid_orders(title, results)):
         figure = llc_grid_figure(title, results, other)
-        yield _numbered("llc-grid", place), robustness_figures.GRID_CAPTION, figure
+        yield _numbered("llc-grid", place), grid_caption(results), figure
     yield "rescaling", robustness_figures.RESCALING_CAPTION, rescaling_figure(title, results)
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from degeneracy.llc.estimate import LLCEstimate, estimate_llcs, summarise
 from degeneracy.llc.grid import LOCALIZATIONS, NBETAS, GridCell, llc_grid, max_curvature
+from degeneracy.llc.settings import AUTO
 from degeneracy.models.rescaling import rescalable_layers, rescaled
 from degeneracy.runs.measurements import point_text
 from degeneracy.runs.results import finding, optimizers, series_of
@@ -50,7 +51,8 @@ def measure_robustness(run: Run) -> Measured:
         baseline = optimizers(run.results)[0]
         if len(finals) > 1 and finals[0].optimizer == baseline:
             yield from _grid(run, model, finals)
-        if layers := rescalable_layers(model):
+        # With `auto` the local estimates are of both gauges, which says the same of a better one.
+        if run.config.devinterp.sampler != AUTO and (layers := rescalable_layers(model)):
             for name in run.todo([Rescaled(title, p.optimizer) for p in finals], "checkpoint"):
                 yield name, _rescalings(run, model, Point(*name, last), layers)
 
@@ -71,7 +73,7 @@ def _grid(run: Run, model: nn.Module, finals: list[Point]) -> Measured:
             run.config.data.batch_size,
             localizations=[row.localization],
             curvature=curvature,
-            checkpoint_ids=[identity(point) for point in finals],
+            checkpoint_ids=[identity(run, point) for point in finals],
             label=f"{title} grid, γ = {row.localization:g}",
         )
         names = [point.optimizer for point in finals]
@@ -87,15 +89,16 @@ def _grid(run: Run, model: nn.Module, finals: list[Point]) -> Measured:
 
 def _cell(title: str, names: list[str], cell: GridCell) -> dict[str, Any]:
     """A cell as `results.json` holds it; says in the log what was found."""
-    found = dict(zip(names, cell.estimates, strict=True))
+    found = dict(zip(names, cell.estimates, strict=bool(cell.estimates)))
     llcs = (f"{label(name)} {with_error(e.llc, e.std_error)}" for name, e in found.items())
-    at = f"γ = {cell.localization:g}, nβ = {cell.nbeta:.4g}"
-    tqdm.write(f"{title} at {at}: LLC {', '.join(llcs)}")
+    said = f"LLC {', '.join(llcs)}" if found else f"not sampled, needs {cell.needed_steps:,} steps"
+    tqdm.write(f"{title} at γ = {cell.localization:g}, nβ = {cell.nbeta:.4g}: {said}")
     return {
         "localization": cell.localization,
         "nbeta": cell.nbeta,
         "nbeta_setting": cell.nbeta_setting,
         "sampler_lr": cell.sampler_lr,
+        "needed_steps": cell.needed_steps,
         "optimizers": {name: finding(estimate) for name, estimate in found.items()},
     }
 
@@ -117,7 +120,8 @@ def _rescalings(
         run.config.data.batch_size,
         # Random numbers of their own: errors independent of the run's estimate and each other.
         checkpoint_ids=[
-            identity(point) + RESCALED_IDS * (1 + FACTORS.index(factor)) for factor in to_sample
+            identity(run, point) + RESCALED_IDS * (1 + FACTORS.index(factor))
+            for factor in to_sample
         ],
         label=f"{point_text(point)} rescaled",
     )

@@ -7,15 +7,23 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from degeneracy.report.run_figures import line_of, shown_name
-from degeneracy.report.style import INK, SOFT, empty_figure, llc_axis, optimizer_colours, shorten
+from degeneracy.report.run_figures import line_of, measure_axis, measure_heading, shown_name
+from degeneracy.report.run_tables import is_auto
+from degeneracy.report.style import INK, SOFT, empty_figure, optimizer_colours, shorten
 from degeneracy.texts import Z_95, chain_counts, difference_texts, drift_text, number, with_error
-from studies.ngd_sgd.robustness_verdict import NBETA_RULES, CellOrder, grid_orders
+from studies.ngd_sgd.robustness_verdict import (
+    NBETA_RULES,
+    CellOrder,
+    flaw_of,
+    grid_measure,
+    grid_orders,
+)
 
 CLIP = 5.0  # standard errors from which on the colour does not change
 # Shares of an optimizer's colour on white, so pale that dark text can be read on every one.
 PALE, PALER = 0.5, 0.2
 ONE_LINE = 16  # letters that the title of a colour bar has room for
+UNSAMPLED_GREY = "#e4e7eb"
 HALF = 0.48  # half a cell's width and height; a cell and its gap are 1
 
 GRID_CAPTION = (
@@ -29,6 +37,14 @@ GRID_CAPTION = (
     " draws were doubled, or a chain has not come to rest: it is not counted. Diverged chains (×)"
     " are left out of their estimate."
 )
+AUTO_GRID_CAPTION = (
+    "Does the order of λ̂ at the last checkpoints hold at other settings? In bold the difference,"
+    " below it the 95 % interval (sampling alone); the shade is the difference in standard errors,"
+    " of the colour of the optimizer whose λ̂ is higher. A grey cell was not sampled: in the steps"
+    " that a chain may take it cannot come to rest, and its number would say nothing. In a hatched"
+    " cell an estimate is negative or has not come to rest: it is not counted. The numbers of"
+    " different cells do not compare, their signs do."
+)
 RESCALING_CAPTION = (
     "How far does the estimator depend on how the same function is written? The first layer's"
     " weights and bias times c and the next layer's weights divided by c give the same network, so"
@@ -36,6 +52,11 @@ RESCALING_CAPTION = (
     " localisation and its noise are isotropic in the weights. Bars are 95 % intervals of the"
     " sampling alone, percentages are against c = 1; a hollow point has not settled."
 )
+
+
+def grid_caption(results: Mapping) -> str:
+    """What to look for in the grid of this run."""
+    return AUTO_GRID_CAPTION if is_auto(results) else GRID_CAPTION
 
 
 def llc_grid_figure(title: str, results: Mapping, optimizer: str | None = None) -> go.Figure:
@@ -52,18 +73,22 @@ def llc_grid_figure(title: str, results: Mapping, optimizer: str | None = None) 
     cells = orders.get(optimizer)
     if not cells:
         return empty_figure("LLC at other γ and nβ", title)
-    figure = empty_figure(f"LLC at other γ and nβ: {_pair(cells[0])}", title)
+    figure = empty_figure(f"{grid_measure(results)} at other γ and nβ: {_pair(cells[0])}", title)
     localizations = sorted({cell.localization for cell in cells})
     rows = sorted({(cell.nbeta, cell.nbeta_setting) for cell in cells}, key=lambda row: row[0])
     columns = [localizations.index(cell.localization) for cell in cells]
     lines = [rows.index((cell.nbeta, cell.nbeta_setting)) for cell in cells]
     places = list(zip(lines, columns, strict=True))
-    h_max = results["models"][title]["llc_grid"]["max_curvature"]
+    h_max = number(results["models"][title]["llc_grid"].get("max_curvature"))
+    step = "" if h_max is None else f"; ε = 0.2/(nβ h_max + γ), h_max = {h_max:.3g}"
     colours = optimizer_colours(list(results["models"][title]["optimizers"]))
     shape = (len(rows), len(localizations))
     figure.add_trace(_heatmap(cells, places, shape, h_max, colours))
-    if unsettled := [place for cell, place in zip(cells, places, strict=True) if cell.unsettled]:
-        figure.add_trace(_hatched(unsettled))
+    placed = list(zip(cells, places, strict=True))
+    if unsampled := [place for cell, place in placed if not cell.is_sampled]:
+        figure.add_trace(_greyed(unsampled))
+    if uncounted := [place for cell, place in placed if cell.flaws]:
+        figure.add_trace(_hatched(uncounted, is_auto(results)))
     texts = go.Scatter(x=columns, y=lines, mode="text", text=[_cell_text(cell) for cell in cells])
     texts.update(textfont={"color": INK, "size": 12}, hoverinfo="skip", showlegend=False)
     figure.add_trace(texts.update(name="differences"))
@@ -73,7 +98,7 @@ def llc_grid_figure(title: str, results: Mapping, optimizer: str | None = None) 
         tickvals=list(range(len(localizations))),
         ticktext=[f"{gamma:g}" for gamma in localizations],
         range=[-0.5, len(localizations) - 0.5],
-        title_text=f"localization γ (per weight²); ε = 0.2/(nβ h_max + γ), h_max = {h_max:.3g}",
+        title_text=f"localization γ (per weight²){'' if is_auto(results) else step}",
         **look,
     )
     return figure.update_yaxes(
@@ -87,7 +112,7 @@ def llc_grid_figure(title: str, results: Mapping, optimizer: str | None = None) 
 
 def rescaling_figure(title: str, results: Mapping) -> go.Figure:
     """λ̂ with 95 % intervals against the factor c of a layer, beside the value at c = 1, dashed."""
-    figure = empty_figure("LLC of the same function, rescaled", title)
+    figure = empty_figure(f"{measure_heading(results)} of the same function, rescaled", title)
     rescaling = results["models"][title].get("rescaling")
     if not rescaling:
         return figure
@@ -109,7 +134,7 @@ def rescaling_figure(title: str, results: Mapping) -> go.Figure:
         ticktext=[f"{factor:g}" for factor in factors],
         title_text=f"factor c of {first}; {second} is divided by it",
     )
-    return figure.update_yaxes(title_text=llc_axis(results))
+    return figure.update_yaxes(title_text=measure_axis(results))
 
 
 def _pair(cell: CellOrder) -> str:
@@ -126,7 +151,7 @@ def _heatmap(
     cells: list[CellOrder],
     places: list[tuple[int, int]],
     shape: tuple[int, int],
-    max_curvature: float,
+    max_curvature: float | None,
     colours: Mapping[str, str],
 ) -> go.Heatmap:
     """Colour and hover of the cells at `places` (row, column); no colour where the difference has
@@ -178,24 +203,34 @@ def _on_white(colour: str, share: float) -> str:
     return f"#{''.join(f'{round(255 + share * (part - 255)):02x}' for part in parts)}"
 
 
-def _hatched(places: list[tuple[int, int]]) -> go.Scatter:
-    x, y = [], []
-    for row, column in places:
-        x += [column - HALF, column + HALF, column + HALF, column - HALF, column - HALF, None]
-        y += [row - HALF, row - HALF, row + HALF, row + HALF, row - HALF, None]
-    hatch = go.Scatter(
-        x=x, y=y, mode="lines", fill="toself", line={"color": SOFT, "width": 1.5, "dash": "dash"}
-    )
+def _hatched(places: list[tuple[int, int]], of_auto: bool) -> go.Scatter:
+    hatch = _rectangles(places, {"color": SOFT, "width": 1.5, "dash": "dash"})
     hatch.update(
         fillpattern={"shape": "/", "fgcolor": "#b8c0c8", "bgcolor": "rgba(0,0,0,0)", "size": 14}
     )
     hatch.update(fillpattern_solidity=0.08)
-    return hatch.update(
-        name="hatched: one of the two estimates has not settled, not counted", hoverinfo="skip"
-    )
+    why = "is negative or not at rest" if of_auto else "has not settled"
+    return hatch.update(name=f"hatched: one of the two estimates {why}, not counted")
+
+
+def _greyed(places: list[tuple[int, int]]) -> go.Scatter:
+    grey = _rectangles(places, {"width": 0}).update(fillcolor=UNSAMPLED_GREY)
+    return grey.update(name="grey: not sampled, chains cannot come to rest")
+
+
+def _rectangles(places: list[tuple[int, int]], line: Mapping) -> go.Scatter:
+    """The cells at `places` (row, column) as filled areas."""
+    x, y = [], []
+    for row, column in places:
+        x += [column - HALF, column + HALF, column + HALF, column - HALF, column - HALF, None]
+        y += [row - HALF, row - HALF, row + HALF, row + HALF, row - HALF, None]
+    return go.Scatter(x=x, y=y, mode="lines", fill="toself", line=line, hoverinfo="skip")
 
 
 def _cell_text(cell: CellOrder) -> str:
+    if not cell.is_sampled:
+        steps = cell.needed_steps
+        return "not sampled" if steps is None else f"needs {steps:,}<br>steps a chain"
     if cell.difference is None:
         lines = ["no comparison"]
     elif cell.interval is None:
@@ -203,24 +238,24 @@ def _cell_text(cell: CellOrder) -> str:
     else:
         value, ends = difference_texts(cell.difference, cell.interval)
         lines = [f"<b>{value}</b>", ends]
-    if cell.unsettled:
-        which = (
-            ""
-            if len(cell.unsettled) == len(cell.findings)
-            else f"{', '.join(map(shown_name, cell.unsettled))} "
-        )
-        lines.append(f"<i>{which}not settled</i>")
+    for flaw, names in cell.flaws.items():
+        both = len(names) == len(cell.findings)
+        which = "" if both else f"{', '.join(map(shown_name, names))} "
+        lines.append(f"<i>{which}{flaw}</i>")
     if cell.num_diverged_chains:
         lines.append(f"× {cell.num_diverged_chains} diverged")
     return "<br>".join(lines)
 
 
-def _cell_hover(cell: CellOrder, max_curvature: float) -> str:
-    epsilon = f"ε = {cell.sampler_lr:.3g} (h_max = {max_curvature:.3g})"
+def _cell_hover(cell: CellOrder, max_curvature: float | None) -> str:
+    step = number(cell.sampler_lr)
+    epsilon = "" if step is None else f", ε = {step:.3g}"
+    if epsilon and max_curvature is not None:
+        epsilon += f" (h_max = {max_curvature:.3g})"
     lines = [
-        f"<b>γ = {cell.localization:g}, nβ = {cell.nbeta:.4g}</b>, {epsilon}",
+        f"<b>γ = {cell.localization:g}, nβ = {cell.nbeta:.4g}</b>{epsilon}",
         *(f"{shown_name(name)}: {_found(found)}" for name, found in cell.findings.items()),
-        f"{shown_name(cell.optimizer)} against {shown_name(cell.baseline)}: {cell.order}",
+        f"{shown_name(cell.optimizer)} against {shown_name(cell.baseline)}: {cell.order_text}",
     ]
     return "<br>".join(lines)
 
@@ -228,12 +263,14 @@ def _cell_hover(cell: CellOrder, max_curvature: float) -> str:
 def _found(found: Mapping) -> str:
     """An estimate with all that is needed to judge it, on two lines."""
     llc, error, drift, acceptance = (
-        number(found[key]) for key in ("llc", "std_error", "drift", "acceptance")
+        number(found.get(key)) for key in ("llc", "std_error", "drift", "acceptance")
     )
+    verdict = f", {found['verdict']}" if found.get("verdict") else ""
     return (
-        f"λ̂ = {with_error(llc, error)} (standard error)<br>   drift {drift_text(drift, error)},"
-        f" MALA acceptance {'–' if acceptance is None else f'{acceptance:.2f}'}, chains:"
-        f" {chain_counts(found['chains'])}"
+        f"λ̂ = {with_error(llc, error)} (standard error){verdict}<br>   drift"
+        f" {drift_text(drift, error)}, MALA acceptance"
+        f" {'–' if acceptance is None else f'{acceptance:.2f}'}, chains:"
+        f" {chain_counts(found.get('chains') or ())}"
     )
 
 
@@ -241,16 +278,16 @@ def _add_rescaled(
     figure: go.Figure, names: list[str], optimizer: str, series: list[Mapping]
 ) -> None:
     """One optimizer's λ̂ over c, and its λ̂ at c = 1 as a level."""
-    measured = [found for found in series if number(found["llc"]) is not None]
+    measured = [found for found in series if number(found.get("llc")) is not None]
     if not measured:
         return
     factors = [found["factor"] for found in measured]
     llc = np.array([found["llc"] for found in measured], dtype=float)
-    errors = (number(found["std_error"]) for found in measured)
+    errors = (number(found.get("std_error")) for found in measured)
     error = np.array([np.nan if one is None else one for one in errors])
     line = line_of(names, optimizer, factors, llc, std_error=error)
     name, colour, symbol = line.name, line.line.color, line.marker.symbol
-    line.marker.symbol = [symbol if found["settled"] else f"{symbol}-open" for found in measured]
+    line.marker.symbol = [f"{symbol}-open" if flaw_of(found) else symbol for found in measured]
     line.marker.size = 9
     hover = [f"{name}, c = {found['factor']:g}: {_found(found)}" for found in measured]
     line.update(customdata=hover, hovertemplate="%{customdata}<extra></extra>")
@@ -279,7 +316,7 @@ def _add_lost(
     lines = {}  # factor → what stands there
     for optimizer, series in optimizers.items():
         for found in series:
-            if number(found["llc"]) is None:
+            if number(found.get("llc")) is None:
                 text = f"<span style='color:{colours[optimizer]}'>{shown_name(optimizer)}:</span>"
                 lines.setdefault(found["factor"], []).append(f"{text}<br>every chain diverged")
     for factor, texts in lines.items():

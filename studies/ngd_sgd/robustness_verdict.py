@@ -3,19 +3,30 @@ numbers, in words.
 
 The grid holds the final LLCs at several localisations γ and inverse temperatures nβ, of all
 optimizers whose training reached its end. A cell counts for or against an order only where both
-estimates have settled.
+estimates have come to rest and are positive; one in which chains cannot come to rest in the draws
+they get is not sampled.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-from degeneracy.texts import difference_texts, interval_of, label, listed, number, with_error
-from studies.ngd_sgd.verdict import HIGHER, LOWER, UNDETECTED, Verdict
+from degeneracy.report.run_tables import is_auto
+from degeneracy.texts import Z_95, difference_texts, label, listed, number, with_error
+from studies.ngd_sgd.local_verdict import LocalVerdict, ends_of, is_at_rest
+from studies.ngd_sgd.verdict import (
+    HIGHER,
+    LOWER,
+    NEGATIVE,
+    NOT_AT_REST,
+    UNDETECTED,
+    Verdict,
+    interval_about,
+)
 
 # Of an optimizer's LLC against the baseline's in one cell, beside `HIGHER` and `LOWER`.
 UNDECIDED, UNSETTLED, INCOMPARABLE = "undecided", "not settled", "no comparison"
+UNSAMPLED = "cannot come to rest"
 SETTLED = (HIGHER, LOWER, UNDECIDED)
 # A comparison's direction → the order of a cell that says the same.
 AS_ORDER = {HIGHER: HIGHER, LOWER: LOWER, UNDETECTED: UNDECIDED, None: None}
@@ -24,6 +35,9 @@ WORDS = {
     LOWER: "lower (95 % interval below 0)",
     UNDECIDED: "undecided (the interval includes 0)",
     UNSETTLED: "not settled, so counted neither way,",
+    NOT_AT_REST: "not at rest, so counted neither way,",
+    NEGATIVE: "negative for one of the two, so counted neither way,",
+    UNSAMPLED: "not sampled, because chains cannot come to rest in the draws they get,",
     INCOMPARABLE: "without an LLC of both",
 }
 NBETA_RULES = {"batch": "m/ln m", "dataset": "n/ln n"}  # the config's words → the formula
@@ -39,13 +53,15 @@ class CellOrder:
         localization: γ.
         nbeta: nβ.
         nbeta_setting: What nβ was asked for as: `"batch"`, `"dataset"` or a number.
-        sampler_lr: ε.
+        sampler_lr: ε; None where each chain's is found by a pilot.
         findings: What was found of the two, as `runs.results.finding` gives it.
         order: `HIGHER` or `LOWER` (the 95 % interval excludes 0), `UNDECIDED` (it does not),
-            `UNSETTLED` (whatever the interval says), or `INCOMPARABLE` (one of the two has no LLC).
+            `UNSETTLED`, `NOT_AT_REST` or `NEGATIVE` (whatever the interval says), `UNSAMPLED`, or
+            `INCOMPARABLE` (one of the two has no LLC).
         difference: Its LLC minus the baseline's.
         std_error: The difference's standard error, from two independent ones; None without both.
         interval: The difference's 95 % interval, sampling error only.
+        needed_steps: That a chain would need to come to rest; None where it does, or none tells.
     """
 
     optimizer: str
@@ -53,22 +69,53 @@ class CellOrder:
     localization: float
     nbeta: float
     nbeta_setting: str | float
-    sampler_lr: float
+    sampler_lr: float | None
     findings: Mapping[str, Mapping]
     order: str = INCOMPARABLE
     difference: float | None = None
     std_error: float | None = None
     interval: tuple[float, float] | None = None
+    needed_steps: int | None = None
 
     @property
-    def unsettled(self) -> tuple[str, ...]:
-        """Which of the two have not settled."""
-        return tuple(name for name, found in self.findings.items() if not found["settled"])
+    def is_sampled(self) -> bool:
+        """Whether chains were run at all."""
+        return self.order != UNSAMPLED
+
+    @property
+    def order_text(self) -> str:
+        """The order, and of a cell that was not sampled what it would take."""
+        if self.is_sampled or self.needed_steps is None:
+            return self.order
+        return f"{self.order}: needs {self.needed_steps:,} steps a chain"
+
+    @property
+    def flaws(self) -> dict[str, list[str]]:
+        """Why an estimate counts for no order → of which of the two."""
+        found = {}
+        for name, one in self.findings.items():
+            if (flaw := flaw_of(one)) is not None:
+                found.setdefault(flaw, []).append(name)
+        return found
 
     @property
     def num_diverged_chains(self) -> int:
         """Of both together; their estimates are of the other chains."""
-        return sum(found["num_diverged_chains"] for found in self.findings.values())
+        return sum(found.get("num_diverged_chains") or 0 for found in self.findings.values())
+
+
+def flaw_of(found: Mapping) -> str | None:
+    """Why an estimate counts for no order: `NOT_AT_REST`, `NEGATIVE` or `UNSETTLED`; None: it does.
+
+    Where certificates tell whether chains are at rest, what their halves say is left aside: of
+    eight chains one looks unsettled by chance in two estimates of five.
+    """
+    llc, at_rest = number(found.get("llc")), is_at_rest(found)
+    if at_rest is False:
+        return NOT_AT_REST
+    if llc is not None and llc < 0:
+        return NEGATIVE
+    return None if at_rest or found.get("settled") else UNSETTLED
 
 
 def grid_cells(title: str, results: Mapping) -> list[Mapping]:
@@ -84,7 +131,7 @@ def grid_orders(title: str, results: Mapping) -> dict[str, list[CellOrder]]:
     cells, missing = grid_cells(title, results), not_on_grid(title, results)
     baseline, *others = results["models"][title]["optimizers"]
     return {
-        other: [_cell_order(cell, baseline, other) for cell in cells]
+        other: [_cell_order(cell, baseline, other, is_auto(results)) for cell in cells]
         for other in others
         if cells and other not in missing
     }
@@ -93,7 +140,8 @@ def grid_orders(title: str, results: Mapping) -> dict[str, list[CellOrder]]:
 def not_on_grid(title: str, results: Mapping) -> list[str]:
     """The optimizers that no cell has; empty without a grid."""
     cells = grid_cells(title, results)
-    there = {name for cell in cells for name in cell["optimizers"]}
+    epochs = (results["models"][title].get("llc_grid") or {}).get("epochs") or {}
+    there = {name for cell in cells for name in cell.get("optimizers") or {}} | epochs.keys()
     return [name for name in results["models"][title]["optimizers"] if cells and name not in there]
 
 
@@ -102,18 +150,24 @@ def grid_sentences(title: str, results: Mapping) -> list[str]:
     orders = grid_orders(title, results)
     if not orders:
         return []
-    epochs = sorted(set(results["models"][title]["llc_grid"]["epochs"].values()))
-    where = f"after epoch {' and '.join(map(str, epochs))}"
+    epochs = (results["models"][title]["llc_grid"].get("epochs") or {}).values()
+    epochs = sorted({epoch for epoch in epochs if epoch is not None})
+    where = f" after epoch {' and '.join(map(str, epochs))}" if epochs else ""
     sentences = [
-        f"Over {_count(len(cells), 'cell')} of γ × nβ, {label(other)}'s LLC {where} is"
-        f" {_by_order(cells)}."
+        f"Over {_count(len(cells), 'cell')} of γ × nβ, {label(other)}'s {grid_measure(results)}"
+        f"{where} is {_by_order(cells)}."
         for other, cells in orders.items()
     ]
     sentences[-1] += " Each interval stands for itself: sampling error only, one training seed."
     return sentences
 
 
-def grid_clause(verdict: Verdict, results: Mapping) -> str:
+def grid_measure(results: Mapping) -> str:
+    """What the grid's numbers are called: only some cells of `auto` are local, which they say."""
+    return "λ̂" if is_auto(results) else "LLC"
+
+
+def grid_clause(verdict: Verdict | LocalVerdict, results: Mapping) -> str:
     """For the headline: what settled cells say, where they do not all say what the verdict does.
 
     Empty where they do, where the verdict compares nothing, or where there is no grid.
@@ -127,7 +181,7 @@ def grid_clause(verdict: Verdict, results: Mapping) -> str:
     unlike = [other for other, found in settled.items() if {*found} - {stated.get(other)}]
     silent = [other for other, found in settled.items() if not found]
     ordered = [other for other in orders if stated.get(other) in (HIGHER, LOWER)]
-    clauses = _unlike_clauses(verdict, unlike, ordered, settled)
+    clauses = _unlike_clauses(verdict, unlike, ordered, settled, grid_measure(results))
     if clauses:
         clauses[0] = f"over γ × nβ {clauses[0]}"
     if silent and len(verdict.optimizers) == 2:
@@ -139,10 +193,11 @@ def grid_clause(verdict: Verdict, results: Mapping) -> str:
 
 
 def _unlike_clauses(
-    verdict: Verdict,
+    verdict: Verdict | LocalVerdict,
     unlike: Sequence[str],
     ordered: Sequence[str],
     settled: Mapping[str, Sequence[str]],
+    measure: str,
 ) -> list[str]:
     """Of several optimizers, who leaves the order that the headline states; of the others, and of
     a single one, in how many cells their LLC is higher and lower.
@@ -156,7 +211,7 @@ def _unlike_clauses(
     for other in unlike:
         if other not in broken:
             alike.setdefault(tuple(sorted(settled[other])), []).append(other)
-    return clauses + [_counted(others, found) for found, others in alike.items()]
+    return clauses + [_counted(others, found, measure) for found, others in alike.items()]
 
 
 def rescaling_sentences(title: str, results: Mapping) -> list[str]:
@@ -176,31 +231,38 @@ def rescaling_sentences(title: str, results: Mapping) -> list[str]:
     ]
 
 
-def _cell_order(cell: Mapping, baseline: str, other: str) -> CellOrder:
-    pair = (other, baseline)
-    findings = {name: cell["optimizers"][name] for name in pair[::-1] if name in cell["optimizers"]}
-    settings = {key: cell[key] for key in ("localization", "nbeta", "nbeta_setting", "sampler_lr")}
-    llcs, errors = (
-        [number(findings.get(name, {}).get(key)) for name in pair] for key in ("llc", "std_error")
-    )
+def _cell_order(cell: Mapping, baseline: str, other: str, student: bool) -> CellOrder:
+    """`student`: whether estimates come with intervals of their own that hold."""
+    pair, there = (other, baseline), cell.get("optimizers") or {}
+    findings = {name: there[name] for name in pair[::-1] if there.get(name)}
+    keys = ("localization", "nbeta", "nbeta_setting", "sampler_lr", "needed_steps")
+    one = CellOrder(other, baseline, **{key: cell.get(key) for key in keys}, findings=findings)
+    llcs = [number(findings.get(name, {}).get("llc")) for name in pair]
     if None in llcs:
-        return CellOrder(other, baseline, **settings, findings=findings)
+        return replace(one, order=INCOMPARABLE if there else UNSAMPLED)
     difference = llcs[0] - llcs[1]
-    interval = interval_of(difference, *errors)
-    if interval is None or not all(found["settled"] for found in findings.values()):
-        order = UNSETTLED
+    halves = (_half_width(findings[name], student) for name in pair)
+    interval = interval_about(difference, *halves)
+    flaws = [flaw for flaw in (NOT_AT_REST, NEGATIVE, UNSETTLED) if flaw in one.flaws]
+    if flaws or interval is None:
+        order = flaws[0] if flaws else UNSETTLED
     else:
         order = HIGHER if interval[0] > 0 else LOWER if interval[1] < 0 else UNDECIDED
-    return CellOrder(
-        other,
-        baseline,
-        **settings,
-        findings=findings,
+    return replace(
+        one,
         order=order,
         difference=difference,
-        std_error=None if interval is None else math.hypot(*errors),
+        std_error=None if interval is None else (interval[1] - interval[0]) / (2 * Z_95),
         interval=interval,
     )
+
+
+def _half_width(found: Mapping, student: bool = False) -> float | None:
+    """Of an estimate's 95 % interval: the one it comes with (Student), else 1.96 errors."""
+    if student and (ends := ends_of(found.get("interval"))):
+        return (ends[1] - ends[0]) / 2
+    error = number(found.get("std_error"))
+    return None if error is None else Z_95 * error
 
 
 def _by_order(cells: Sequence[CellOrder]) -> str:
@@ -213,12 +275,12 @@ def _by_order(cells: Sequence[CellOrder]) -> str:
     return "; ".join(parts)
 
 
-def _counted(others: Sequence[str], settled: Sequence[str]) -> str:
+def _counted(others: Sequence[str], settled: Sequence[str], measure: str) -> str:
     """`NGD's LLC is higher in 3, lower in 1 of 4 settled cells`, of several `NGD's and adamw's`."""
     counts = [f"{order} in {settled.count(order)}" for order in SETTLED if order in settled]
     cells = _count(len(settled), "settled cell")
     whose = listed([f"{label(other)}'s" for other in others])
-    return f"{whose} LLC is {', '.join(counts)} of {cells}"
+    return f"{whose} {measure} is {', '.join(counts)} of {cells}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -238,20 +300,19 @@ def _named(cells: Sequence[CellOrder], order: str) -> str:
 def _rescaled(name: str, found: Sequence[Mapping]) -> str:
     """`SGD: 51.2 ± 0.9 at c = 0.5, 43.6 ± 0.7 at c = 1; farthest from c = 1 at …`."""
     values = [
-        f"{with_error(number(f['llc']), number(f['std_error']))} at c = {f['factor']:g}"
-        + ("" if f["settled"] or number(f["llc"]) is None else " (not settled)")
+        f"{with_error(number(f.get('llc')), number(f.get('std_error')))} at c = {f['factor']:g}"
+        + ("" if number(f.get("llc")) is None or not flaw_of(f) else f" ({flaw_of(f)})")
         for f in found
     ]
     text = f"{name}: {', '.join(values)}"
-    measured = [f for f in found if number(f["llc"]) is not None]
+    measured = [f for f in found if number(f.get("llc")) is not None]
     reference = next((f for f in measured if f["factor"] == 1), None)
     others = [f for f in measured if f["factor"] != 1]
     if reference is None or not others:
         return text
     farthest = max(others, key=lambda f: abs(f["llc"] - reference["llc"]))
     difference = farthest["llc"] - reference["llc"]
-    errors = (number(f["std_error"]) for f in (farthest, reference))
-    interval = interval_of(difference, *errors)
+    interval = interval_about(difference, *map(_half_width, (farthest, reference)))
     if interval is None:
         return text
     value, ends = difference_texts(difference, interval)

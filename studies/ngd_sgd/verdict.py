@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from degeneracy.llc.certificates import NO_REST
+from degeneracy.report.run_tables import TEMPERED, is_auto, is_tempered, measure_name
 from degeneracy.runs.results import at, parting_epoch
-from degeneracy.texts import interval_of, label, listed
+from degeneracy.texts import Z_95, label, listed, number
 
 # How an optimizer's LLC stands to the baseline's.
 HIGHER, LOWER, UNDETECTED = "higher", "lower", "undetected"
+NOT_AT_REST, NEGATIVE = "not at rest", "negative λ̂"  # which never count for an order
 PUBLISHED = ("ngd", "sgd")  # whose LLC the publication says is higher than whose
 # Relative difference of two training losses from which they do not count as equal.
 UNEQUAL_LOSS = 0.1
@@ -37,6 +40,9 @@ class MeasuredLLC:
     num_unsettled_chains: int  # still rising or still falling
     ess: float | None  # effective sample size, draws
     acceptance: float | None  # MALA acceptance
+    interval: tuple[float, float] | None = None  # 95 %, where the run gives one (Student)
+    verdict: str | None = None  # of `degeneracy.llc.certificates`, where the run has one
+    measure: str = "LLC"  # what λ̂ is called
 
     @property
     def is_final(self) -> bool:
@@ -46,9 +52,28 @@ class MeasuredLLC:
     @property
     def name(self) -> str:
         """`final LLC`, or which one it is."""
-        return (
-            "final LLC" if self.is_final else f"LLC after epoch {self.epoch} of {self.num_epochs}"
-        )
+        if self.is_final:
+            return f"final {self.measure}"
+        return f"{self.measure} after epoch {self.epoch} of {self.num_epochs}"
+
+    @property
+    def full_name(self) -> str:
+        """The same, with where the measure comes from if it is no LLC."""
+        return f"{self.name}, as published" if self.measure == TEMPERED else self.name
+
+    @property
+    def half_width(self) -> float | None:
+        """Of its 95 % interval; None without one."""
+        if self.interval is not None:
+            return (self.interval[1] - self.interval[0]) / 2
+        return None if self.std_error is None else Z_95 * self.std_error
+
+    @property
+    def flaw(self) -> str | None:
+        """Why it counts for no order though it has a number; None: it counts."""
+        if self.llc is not None and self.verdict == NO_REST:
+            return NOT_AT_REST
+        return NEGATIVE if self.llc is not None and self.llc < 0 else None
 
 
 @dataclass(frozen=True)
@@ -71,15 +96,13 @@ class Comparison:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Its 95 % interval, sampling error only; None where a standard error is missing."""
-        return interval_of(self.difference, self.baseline.std_error, self.other.std_error)
+        halves = (self.baseline.half_width, self.other.half_width)
+        return interval_about(self.difference, *halves)
 
     @property
     def direction(self) -> str | None:
         """`HIGHER`, `LOWER`, `UNDETECTED` (the interval includes 0), or None without interval."""
-        if self.interval is None:
-            return None
-        low, high = self.interval
-        return HIGHER if low > 0 else LOWER if high < 0 else UNDETECTED
+        return direction_of(self.interval)
 
     @property
     def drift_exceeds(self) -> bool:
@@ -108,6 +131,8 @@ class Verdict:
         obstacles: Optimizers → why they are not compared, as a clause that says it of all of them.
         is_of_kinds: Whether the config says what every optimizer is. One from Python is not what
             the publication calls by its name.
+        measure: What the compared numbers are called in a sentence: `LLC`, or `tempered
+            sensitivity, as published`, which says nothing of degeneracy by itself.
     """
 
     title: str
@@ -117,6 +142,12 @@ class Verdict:
     at_equal_loss: tuple[Comparison, ...]
     obstacles: Mapping[tuple[str, ...], str]
     is_of_kinds: bool
+    measure: str = "LLC"
+
+    @property
+    def is_tempered(self) -> bool:
+        """Whether it compares the published measure, sampled by `auto`."""
+        return self.measure != "LLC"
 
     @property
     def baseline(self) -> str:
@@ -128,6 +159,23 @@ class Verdict:
         return self.is_of_kinds and (one.other.optimizer, one.baseline.optimizer) == PUBLISHED
 
 
+def direction_of(interval: tuple[float, float] | None) -> str | None:
+    """`HIGHER`, `LOWER`, `UNDETECTED` (the interval of a difference includes 0), None without."""
+    if interval is None:
+        return None
+    low, high = interval
+    return HIGHER if low > 0 else LOWER if high < 0 else UNDETECTED
+
+
+def interval_about(difference: float, *halves: float | None) -> tuple[float, float] | None:
+    """The interval of a difference of independent numbers, from half the width of theirs; None
+    where one is missing.
+    """
+    if None in halves:
+        return None
+    return difference - math.hypot(*halves), difference + math.hypot(*halves)
+
+
 def verdicts(results: Mapping) -> list[Verdict]:
     """One verdict a model, in the order of `results["models"]`."""
     return [verdict_of(title, results) for title in results["models"]]
@@ -137,8 +185,13 @@ def verdict_of(title: str, results: Mapping) -> Verdict:
     """The verdict on one model."""
     optimizers = results["models"][title]["optimizers"]
     last, parting = results["config"]["experiment"]["num_epochs"], parting_epoch(results["config"])
+    if not is_auto(results):  # Student's interval of two chains would say nothing
+        optimizers = {name: {**s, "llc_interval": None} for name, s in optimizers.items()}
     finals = {name: _final_llc(name, series, last) for name, series in optimizers.items()}
-    finals = {name: final for name, final in finals.items() if final is not None}
+    what = TEMPERED if is_tempered(results) else "LLC"
+    finals = {
+        name: replace(final, measure=what) for name, final in finals.items() if final is not None
+    }
     baseline, *others = optimizers
     obstacles = _obstacles(finals, baseline, others, parting)
     hindered = {name for names in obstacles for name in names}
@@ -154,6 +207,7 @@ def verdict_of(title: str, results: Mapping) -> Verdict:
         at_equal_loss=tuple(one for one in equal if one is not None),
         obstacles=obstacles,
         is_of_kinds=not results.get("own_optimizers"),
+        measure=measure_name(results),
     )
 
 
@@ -181,7 +235,20 @@ def _llc_at(optimizer: str, series: Mapping, epoch: int, num_epochs: int) -> Mea
         num_unsettled_chains=int(at(series, "num_unsettled_chains", epoch) or 0),
         ess=at(series, "llc_ess", epoch),
         acceptance=at(series, "llc_acceptance", epoch),
+        interval=_interval_at(series, epoch),
+        verdict=_word_at(series, epoch),
     )
+
+
+def _interval_at(series: Mapping, epoch: int) -> tuple[float, float] | None:
+    intervals = series.get("llc_interval") or ()
+    ends = [*map(number, (intervals[epoch] if epoch < len(intervals) else None) or ())]
+    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None
+
+
+def _word_at(series: Mapping, epoch: int) -> str | None:
+    words = series.get("llc_verdict") or ()
+    return words[epoch] if epoch < len(words) else None
 
 
 def _obstacles(
@@ -190,20 +257,35 @@ def _obstacles(
     """Those that cannot be compared with the baseline → why, an entry a reason."""
     if not others:
         return {}
+    what = next((final.measure for final in finals.values()), "LLC")
     if _is_missing(finals, baseline):
-        return {tuple(others): f"there is no final LLC of {label(baseline)}"}
+        return {tuple(others): f"there is no final {what} of {label(baseline)}"}
+    if finals[baseline].flaw is not None:
+        return {tuple(others): _flawed([baseline], finals)}
     last, reasons = finals[baseline].epoch, {}
     if missing := tuple(name for name in others if _is_missing(finals, name)):
-        reasons[missing] = f"there is no final LLC of {listed([*map(label, missing)])}"
-    epochs = {name: finals[name].epoch for name in others if name not in missing}
+        reasons[missing] = f"there is no final {what} of {listed([*map(label, missing)])}"
+    left = [name for name in others if name not in missing]
+    for flaw in (NOT_AT_REST, NEGATIVE):
+        if flawed := tuple(name for name in left if finals[name].flaw == flaw):
+            reasons[flawed] = _flawed(flawed, finals)
+    epochs = {name: finals[name].epoch for name in left if finals[name].flaw is None}
     if apart := tuple(name for name, epoch in epochs.items() if epoch != last):
-        reasons[apart] = f"the last LLC is of epoch {last} for {label(baseline)}"
+        reasons[apart] = f"the last {what} is of epoch {last} for {label(baseline)}"
         for there in dict.fromkeys(epochs[name] for name in apart):
             names = listed([label(name) for name in apart if epochs[name] == there])
             reasons[apart] += f", of epoch {there} for {names}"
     if shared := tuple(name for name, epoch in epochs.items() if epoch == last <= parting):
-        reasons[shared] = f"no LLC was measured after epoch {last}, whose weights all share"
+        reasons[shared] = f"no {what} was measured after epoch {last}, whose weights all share"
     return reasons
+
+
+def _flawed(names: Sequence[str], finals: Mapping[str, MeasuredLLC]) -> str:
+    """Why these have a number that counts for no order; the same for all."""
+    whose = listed([f"{label(name)}'s" for name in names])
+    if finals[names[0]].flaw == NOT_AT_REST:
+        return f"{whose} chains have not come to rest"
+    return f"{whose} λ̂ is negative, which counts for no order"
 
 
 def _is_missing(finals: Mapping[str, MeasuredLLC], name: str) -> bool:
@@ -223,7 +305,8 @@ def _at_equal_loss(one: Comparison, optimizers: Mapping, parting: int) -> Compar
     behind, ahead = (one.baseline, one.other) if is_behind else (one.other, one.baseline)
     name, epochs = ahead.optimizer, range(parting, ahead.epoch + 1)
     measured = [_llc_at(name, optimizers[name], epoch, ahead.num_epochs) for epoch in epochs]
-    measured = [m for m in measured if None not in (m.llc, m.std_error, m.train_loss)]
+    known = (m for m in measured if None not in (m.llc, m.std_error, m.train_loss))
+    measured = [m for m in known if m.flaw is None]
     loss = behind.train_loss
     for before, after in reversed(list(pairwise(measured))):
         near = after.train_loss > before.train_loss / NEAR_EPOCHS
@@ -238,9 +321,12 @@ def _interpolated(before: MeasuredLLC, after: MeasuredLLC, loss: float) -> Measu
     independent.
     """
     share = math.log(before.train_loss / loss) / math.log(before.train_loss / after.train_loss)
+    llc = (1 - share) * before.llc + share * after.llc
+    half = math.hypot((1 - share) * before.half_width, share * after.half_width)
     return replace(
         after,
-        llc=(1 - share) * before.llc + share * after.llc,
+        llc=llc,
+        interval=None if after.interval is None else (llc - half, llc + half),
         std_error=math.hypot((1 - share) * before.std_error, share * after.std_error),
         drift=(1 - share) * (before.drift or 0) + share * (after.drift or 0),
         train_loss=loss,

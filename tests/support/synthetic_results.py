@@ -4,6 +4,7 @@ figures and report, for any number of optimizers.
 The numbers are drawn, not measured: nothing here says anything about NGD or SGD.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -153,6 +154,110 @@ def found_llc(llc, std_error, settled=True, num_diverged=0, num_chains=4):
         "num_diverged_chains": num_diverged,
         "chains": chains,
     }
+
+
+def local_llc(llc, std_error=0.8, gauge="given", **values):
+    """What a run's `local` holds of an estimate of `auto` whose certificates all pass, but for
+    `values`.
+    """
+    interval = (
+        None if None in (llc, std_error) else [llc - 2.36 * std_error, llc + 2.36 * std_error]
+    )
+    found = {**found_llc(llc, std_error, num_chains=8), "interval": interval, "init_loss": 0.09}
+    found |= {"locality": 0.021, "distance": 2.6, "relative_distance": 0.12, "basin_shift": 0.4}
+    found |= {"basin_llc": llc + 0.4, "relaxation": 41.0, "rhat": 1.008}
+    found |= {"num_burnin_steps": 130, "num_draws": 420, "distance_rhat": 1.012, "step": 0.05}
+    found |= {"step_bias": -0.1, "coordinates": "kfac", "gauge": gauge, "remarks": []}
+    return {**found, "verdict": "local estimate", "advice": "", **values}
+
+
+NOT_AT_MINIMUM = {
+    "basin_shift": 89.0,
+    "basin_llc": 60.0,
+    "verdict": "not at a minimum",
+    "advice": "The loss falls by 89 (times nβ) to the bottom of its basin: train on.",
+}
+NOT_AT_REST = {
+    "relaxation": 3095.0,
+    "verdict": "not at rest",
+    "advice": "The slowest direction needs 3095 steps to forget its start.",
+}
+
+
+def make_auto(results):
+    """Turns a made-up run into one of the sampler `auto` at the published nβ and γ, in place."""
+    chosen = {"sampler": "auto", "sampler_lr": None, "num_draws": None, "num_burnin_steps": None}
+    results["config"]["devinterp"] |= {**chosen, "num_chains": 8}
+    for model in results["models"].values():
+        for series in model["optimizers"].values():
+            known = [llc is not None for llc in series["llc"]]
+            errors = zip(series["llc"], series["llc_std_error"], strict=True)
+            series["llc_interval"] = [
+                None if None in pair else [pair[0] - 2.36 * pair[1], pair[0] + 2.36 * pair[1]]
+                for pair in errors
+            ]
+            words = {"llc_verdict": "tempered, not local", "llc_locality": 0.51}
+            words |= {"llc_relative_distance": 2.4, "llc_relaxation": 12.0}
+            words |= {"llc_basin_shift": None, "llc_basin_llc": None}
+            for key, value in words.items():
+                series[key] = [value if there else None for there in known]
+
+
+def add_local(results, llcs=None, difference=0.4, **by_name):
+    """Turns the run into one of `auto` with local estimates: (as given, balanced) of each
+    optimizer, paired differences with an error of `difference`, and the parting checkpoint.
+    `by_name`: optimizer → what its estimates have in place of what passes.
+    """
+    make_auto(results)
+    names, experiment = results["optimizers"], results["config"]["experiment"]
+    if llcs is None:
+        llcs = {n: (FINAL_LLC.get(n, 48.0), 1.4 * FINAL_LLC.get(n, 48.0)) for n in names}
+    points = [_local_point(n, experiment["num_epochs"], llcs[n], by_name.get(n, {})) for n in names]
+    if experiment["experiment_type"] == "swap":
+        points.append(_local_point(names[0], experiment["cut_off_epochs"], (30.0, 41.0), {}))
+    local = {
+        "nbeta": 5453.6,
+        "localization": 10_000.0,
+        "reason": "The largest nβ at which all checkpoints are at a minimum.",
+        "points": points,
+        "differences": {
+            name: {
+                gauge: _paired(llcs[names[0]][place], llcs[name][place], difference)
+                for place, gauge in enumerate(("given", "balanced"))
+            }
+            for name in names[1:]
+        },
+    }
+    for model in results["models"].values():
+        model["local"] = copy.deepcopy(local)
+    return results
+
+
+def _local_point(name, epoch, llcs, values):
+    given, balanced = llcs
+    second = None if balanced is None else local_llc(balanced, gauge="balanced") | values
+    first = local_llc(given) | values
+    return {"optimizer": name, "epoch": epoch, "given": first, "balanced": second}
+
+
+def _paired(baseline, other, error):
+    if None in (baseline, other):
+        return None
+    difference = other - baseline
+    half = 2.36 * error
+    interval = [difference - half, difference + half]
+    return {"difference": difference, "std_error": error, "interval": interval}
+
+
+def leave_unsampled(results, needed_steps=13_000, where=lambda cell: cell["localization"] < 1000):
+    """Makes the grid one of `auto`, whose cells of small γ cannot come to rest, in place."""
+    for model in results["models"].values():
+        for cell in model["llc_grid"]["cells"]:
+            cell["sampler_lr"], cell["needed_steps"] = None, None
+            if where(cell):
+                cell |= {"optimizers": {}, "needed_steps": needed_steps}
+            for found in cell["optimizers"].values():
+                found |= {"verdict": "tempered, not local", "interval": None}
 
 
 def measured_epochs(config):

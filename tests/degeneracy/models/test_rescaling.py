@@ -9,6 +9,7 @@ from torch import nn
 
 from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.llc.settings import SamplerSettings
+from degeneracy.models.balance import rescaled_units
 from degeneracy.models.networks import DLNN, FFNN, LeNet5
 from degeneracy.models.rescaling import rescalable_layers, rescaled
 
@@ -60,6 +61,19 @@ def test_a_model_without_such_layers_has_none(model):
     assert rescalable_layers(model) is None
 
 
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    data = torch.randn(400, 6), torch.randint(3, (400,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+        optimizer.step()
+    return model, data
+
+
 class InOtherUnits(nn.Module):
     """The network at `state`, sampled in v: w = factor · v in the first layer, w = v / factor in
     the last weights.
@@ -79,25 +93,23 @@ class InOtherUnits(nn.Module):
         return nn.functional.linear(hidden, c / self.factor, d)
 
 
-def test_the_estimate_is_invariant_where_localisation_and_noise_are_transformed_along():
+def test_the_estimate_is_invariant_where_localisation_and_noise_are_transformed_along(trained):
     """With w = s v sampled in v, γ|v − v*|² and N(0, ε) noise in v are those of the unscaled
     weights: the traces agree.
 
     The ordinary estimator at the rescaled weights, with its isotropic ball and noise, gives another
     number.
     """
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    data = torch.randn(400, 6), torch.randint(3, (400,))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(100):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(data[0]), data[1]).backward()
-        optimizer.step()
+    model, data = trained
     factor, state = 3.0, model.state_dict()
     changed = rescaled(state, ("0", "2"), factor)
     settings = SamplerSettings(
-        num_chains=2, num_draws=400, num_burnin_steps=100, sampler_lr=1e-3, nbeta=100.0
+        sampler="sgld",
+        num_chains=2,
+        num_draws=400,
+        num_burnin_steps=100,
+        sampler_lr=1e-3,
+        nbeta=100.0,
     )
 
     (plain,) = estimate_llcs(model, [state], data, settings, 100)
@@ -109,3 +121,25 @@ def test_the_estimate_is_invariant_where_localisation_and_noise_are_transformed_
     assert transformed.llc == pytest.approx(plain.llc, rel=1e-4)
     error = np.hypot(ordinary.std_error, plain.std_error)
     assert abs(ordinary.llc - plain.llc) > 4 * error
+
+
+@pytest.mark.parametrize("sampler", ["auto", "sgld"])
+def test_in_the_balanced_gauge_it_is_the_same_for_every_rescaling_of_units(trained, sampler):
+    """Units scaled by ¼ to 4, common noise: λ̂ moves by 2 % at most; in the given gauge by more."""
+    model, data = trained
+    state = model.state_dict()
+    step = {"sampler_lr": 1e-3, "num_burnin_steps": 50} if sampler == "sgld" else {}
+    settings = {"sampler": sampler, "num_chains": 4, "num_draws": 100, "nbeta": 60.0, **step}
+
+    def llcs(states, gauge):
+        s = SamplerSettings(**settings, gauge=gauge)
+        found = estimate_llcs(model, states, data, s, 100, checkpoint_ids=[5] * len(states))
+        assert sampler == "sgld" or all(e.certificates.gauge == gauge for e in found)
+        return [e.llc for e in found]
+
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    others = [rescaled_units(model, state, seed) for seed in seeds]
+    reference, *balanced = llcs([state, *others], "balanced")
+    assert balanced == pytest.approx([reference] * 3, rel=0.02)
+    before, *given = llcs([state, *others], "given")
+    assert max(abs(llc - before) for llc in given) > 0.1 * before

@@ -15,14 +15,14 @@ from degeneracy.config.reader import ConfigError
 from degeneracy.config.reader import parse_config as parse
 from degeneracy.config.schema import json_schema
 from degeneracy.config.words import key_below
-from degeneracy.llc.settings import SamplerSettings
+from degeneracy.llc.settings import PARTS, SamplerSettings
 from degeneracy.optimizers.kinds import KINDS
 from degeneracy.runs.config import Config, ExperimentSettings, check_optimizer_names, load_config
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCHEMA = jsonschema.Draft202012Validator(json_schema(Config, "ngd_sgd"))
 
-PUBLISHED = {
+DEFAULTS = {
     "experiment": {
         "model_type": "ffnn",
         "experiment_type": "swap",
@@ -56,20 +56,27 @@ PUBLISHED = {
         "root": "data",
     },
     "devinterp": {
-        "sampler": "sgld",
-        "num_chains": 2,
-        "num_draws": 1000,
-        "num_burnin_steps": 0,
+        "sampler": "auto",
+        "num_chains": 8,
+        "num_draws": None,
+        "num_burnin_steps": None,
         "localization": 100,
-        "sampler_lr": 1e-4,
+        "sampler_lr": None,
         "diffusion_factor": 0.01,
         "nbeta": "batch",
         "backend": "batched",
         "seed": 0,
+        "sampler_batch_size": None,
+        "noise": "averaged",
+        "starts": "spread",
+        "preconditioner": "auto",
+        "control_variates": "auto",
+        "paired_losses": True,
+        "gauge": "given",
     },
     "optimizers": {},
 }
-PUBLISHED_SECTIONS = ("experiment", "data", "devinterp")
+LISTED_SECTIONS = ("experiment", "data", "devinterp")
 
 
 def parse_config(content: object, where: str = "config") -> Config:
@@ -77,7 +84,7 @@ def parse_config(content: object, where: str = "config") -> Config:
 
 
 def published_form(content: dict) -> list[dict]:
-    return [content[name] for name in PUBLISHED_SECTIONS]
+    return [content[name] for name in LISTED_SECTIONS]
 
 
 def problems_of(content: object) -> list[str]:
@@ -90,21 +97,30 @@ def problems_of(content: object) -> list[str]:
 
 
 def test_defaults():
-    assert parse_config({}).model_dump() == PUBLISHED
+    assert parse_config({}).model_dump() == DEFAULTS
 
 
-def test_primary_config_spells_out_the_defaults():
-    assert load_config(REPOSITORY / "args_ngd_sgd.json") == Config()
+def test_primary_config_spells_out_the_defaults_but_for_a_quicker_sampler():
+    """Half the chains, and the minibatch of nβ, along a trajectory of many checkpoints."""
+    quicker = {"num_chains": 4, "sampler_batch_size": 128}
     content = json.loads((REPOSITORY / "args_ngd_sgd.json").read_text(encoding="utf-8"))
     assert content.pop("$schema") == "./args_ngd_sgd.schema.json"
-    assert content == PUBLISHED
+    assert content.keys() == DEFAULTS.keys()
+    for section, defaults in DEFAULTS.items():
+        expected = defaults | quicker if section == "devinterp" else defaults
+        unsaid = expected.keys() - content[section].keys()
+        assert unsaid <= PARTS.keys()  # of `auto`, for those who want to switch one off
+        assert content[section] == {key: expected[key] for key in expected.keys() - unsaid}
+    devinterp = Config().devinterp.model_copy(update=quicker)
+    expected = Config().model_copy(update={"devinterp": devinterp})
+    assert load_config(REPOSITORY / "args_ngd_sgd.json") == expected
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        PUBLISHED,
-        published_form(PUBLISHED),
+        DEFAULTS,
+        published_form(DEFAULTS),
         {},
         [{}, {}, {}],
         {"data": {}},
@@ -146,6 +162,10 @@ def test_byte_order_mark(tmp_path):
         ("devinterp", {"nbeta": "dataset", "localization": 0, "num_draws": 4}),
         ("devinterp", {"sampler": "rmsprop_sgld", "backend": "devinterp"}),
         ("devinterp", {"sampler": "sgnht", "localization": 0, "diffusion_factor": 0.1}),
+        ("devinterp", {"sampler": "auto", "num_draws": 200, "sampler_lr": None}),
+        ("devinterp", {"sampler": "sgld", "num_burnin_steps": 0, "sampler_lr": 1e-5}),
+        ("devinterp", {"noise": "euler", "preconditioner": "kfac", "sampler_batch_size": 64}),
+        ("devinterp", {"sampler": "sgld", "gauge": "balanced"}),
     ],
 )
 def test_accepted(section, values):
@@ -174,6 +194,20 @@ def test_sgnht_without_localization_has_none():
     assert parse_config(config.model_dump()) == config
     with pytest.raises(ValueError, match="localization"):
         SamplerSettings(sampler="sgnht", localization=100)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"), [("sgld", (2, 1_000, 0, 1e-4)), ("auto", (8, None, None, None))]
+)
+def test_a_sampler_has_lengths_and_step_of_its_own(sampler, expected):
+    """Published, or null for what `auto` finds; they stay when written out and read again."""
+    config = parse_config({"devinterp": {"sampler": sampler}})
+    found = config.devinterp
+    lengths = found.num_draws, found.num_burnin_steps
+    assert (found.num_chains, *lengths, found.sampler_lr) == expected
+    written = json.loads(config.model_dump_json())
+    assert parse_config(written) == config
+    SCHEMA.validate(written)
 
 
 def test_settings_do_not_change():
@@ -271,7 +305,7 @@ BAD_VALUES = [
     ("data", "root", '""', "a string that is not empty"),
     ("data", "root", '" data"', "without spaces at its ends"),
     ("data", "root", r'"da\u0000ta"', "without control characters"),
-    ("devinterp", "sampler", '"hmc"', '"sgld" or "sgnht" or "rmsprop_sgld"'),
+    ("devinterp", "sampler", '"hmc"', '"auto" or "sgld" or "sgnht" or "rmsprop_sgld"'),
     ("devinterp", "num_chains", "0", "an integer >= 1"),
     ("devinterp", "num_draws", "3", "an integer >= 4"),
     ("devinterp", "num_burnin_steps", "-5", "an integer >= 0"),
@@ -282,6 +316,13 @@ BAD_VALUES = [
     ("devinterp", "nbeta", '"n/ln n"', '"batch" or "dataset" or a finite number > 0'),
     ("devinterp", "nbeta", "true", '"batch" or "dataset" or a finite number > 0'),
     ("devinterp", "backend", '"cuda"', '"batched" or "devinterp"'),
+    ("devinterp", "sampler_batch_size", "0", "an integer >= 1"),
+    ("devinterp", "noise", '"none"', '"averaged" or "euler"'),
+    ("devinterp", "starts", '"random"', '"spread" or "checkpoint"'),
+    ("devinterp", "preconditioner", '"adam"', '"auto" or "kfac" or "diagonal" or "none"'),
+    ("devinterp", "control_variates", "true", '"auto" or "on" or "off"'),
+    ("devinterp", "paired_losses", "1", "true or false"),
+    ("devinterp", "gauge", '"unit"', '"given" or "balanced"'),
     ("devinterp", "seed", "0.5", "an integer >= 0 and <= 4294967295"),
 ]
 
@@ -293,7 +334,7 @@ def test_bad_value(tmp_path, section, key, value, allowed, as_list):
     wording.
     """
     sections = {
-        name: f'{{"{key}": {value}}}' if name == section else "{}" for name in PUBLISHED_SECTIONS
+        name: f'{{"{key}": {value}}}' if name == section else "{}" for name in LISTED_SECTIONS
     }
     named = ", ".join(f'"{name}": {content}' for name, content in sections.items())
     file = tmp_path / "args.json"
@@ -420,6 +461,22 @@ def test_bad_value(tmp_path, section, key, value, allowed, as_list):
         (
             {"devinterp": {"sampler": "sgnht", "localization": 100}},
             ["devinterp.localization: 100 given", '"sgnht"', "allowed there: 0"],
+        ),
+        (
+            {"devinterp": {"sampler_lr": 1e-4}},
+            ["devinterp.sampler_lr: 0.0001 given", '"auto"', "allowed: null"],
+        ),
+        (
+            {"devinterp": {"backend": "devinterp"}},
+            ['devinterp.backend: "devinterp" given', '"auto"', 'allowed there: "batched"'],
+        ),
+        (
+            {"devinterp": {"sampler": "sgld", "num_draws": None}},
+            ["devinterp.num_draws: null given", '"sgld"', "leave it out"],
+        ),
+        (
+            {"devinterp": {"sampler": "sgld", "starts": "checkpoint"}},
+            ['devinterp.starts: "checkpoint" given', '"sgld"', 'a part of "auto"'],
         ),
     ],
 )
@@ -836,8 +893,8 @@ JSON = st.recursive(
     max_leaves=6,
 )
 SECTION = {
-    name: st.dictionaries(st.sampled_from(list(PUBLISHED[name])) | st.text(max_size=6), JSON)
-    for name in PUBLISHED_SECTIONS
+    name: st.dictionaries(st.sampled_from(list(DEFAULTS[name])) | st.text(max_size=6), JSON)
+    for name in LISTED_SECTIONS
 }
 SECTION["optimizers"] = st.dictionaries(
     st.sampled_from(["sgd", "ngd", "a"]) | st.text(max_size=6),
@@ -875,7 +932,11 @@ def test_anything_is_accepted_or_refused_and_nothing_else(content):
         },
     ),
     st.fixed_dictionaries(
-        {}, optional={"nbeta": st.floats(1e-3, 1e6), "sampler": st.sampled_from(["sgld", "sgnht"])}
+        {},
+        optional={
+            "nbeta": st.floats(1e-3, 1e6),
+            "sampler": st.sampled_from(["auto", "sgld", "sgnht"]),
+        },
     ),
 )
 def test_what_is_accepted_survives_json_in_both_forms(experiment, devinterp):

@@ -29,7 +29,7 @@ def small_config(data_root):
         return {
             "experiment": {**small, **experiment},
             "data": {**data, "num_hessian_batches": 1, "num_probes": 3},
-            "devinterp": {"num_draws": 20},
+            "devinterp": {"sampler": "sgld", "num_draws": 20},
         }
 
     return config

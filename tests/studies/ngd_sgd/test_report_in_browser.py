@@ -7,7 +7,15 @@ import csv
 import shutil
 
 import pytest
-from synthetic_results import add_grid, add_rescaling, synthetic_run
+from synthetic_results import (
+    NOT_AT_MINIMUM,
+    NOT_AT_REST,
+    add_grid,
+    add_local,
+    add_rescaling,
+    leave_unsampled,
+    synthetic_run,
+)
 
 from degeneracy.report.page import write_page
 from studies.ngd_sgd import title
@@ -103,6 +111,26 @@ def robust_report(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def local_report(tmp_path_factory):
+    """Two optimizers with local estimates, one of them of no minimum; a grid with cells of which no
+    chain could be sampled.
+    """
+    results, traces = synthetic_run(num_chains=8)
+    add_grid(results)
+    add_local(results, {"sgd": (-30.0, -22.0), "ngd": (60.0, 71.0)}, sgd=NOT_AT_MINIMUM)
+    leave_unsampled(results)
+    return write_report(results, traces, tmp_path_factory.mktemp("local"))
+
+
+@pytest.fixture(scope="module")
+def four_local_report(tmp_path_factory):
+    """Four optimizers with local estimates, one of them not at rest."""
+    results, traces = synthetic_run(optimizers=FOUR, num_chains=8, hessian=False)
+    add_local(results, adamw=NOT_AT_REST)
+    return write_report(results, traces, tmp_path_factory.mktemp("four_local"))
+
+
+@pytest.fixture(scope="module")
 def four_report(tmp_path_factory):
     results, traces = synthetic_run(optimizers=FOUR, num_chains=4)
     add_grid(results)
@@ -127,7 +155,14 @@ def one_report(tmp_path_factory):
 
 @pytest.mark.parametrize("width", [1280, 800])
 @pytest.mark.parametrize(
-    ("name", "count"), [("robust_report", 11), ("four_report", 13), ("one_report", 8)]
+    ("name", "count"),
+    [
+        ("robust_report", 11),
+        ("four_report", 13),
+        ("one_report", 8),
+        ("local_report", 11),
+        ("four_local_report", 9),
+    ],
 )
 def test_every_figure_is_drawn_and_nothing_overlaps(open_page, request, name, count, width):
     page = open_page(request.getfixturevalue(name), width)
@@ -140,11 +175,20 @@ def test_every_figure_is_drawn_and_nothing_overlaps(open_page, request, name, co
         assert figure.evaluate(OVERLAPS) == [], figure.get_attribute("id")
 
 
-@pytest.mark.parametrize("name", ["robust_report", "four_report", "one_report"])
-def test_the_first_screen_has_headline_tiles_and_the_figure_of_equal_loss(open_page, request, name):
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("robust_report", "llc-against-loss"),
+        ("four_report", "llc-against-loss"),
+        ("one_report", "llc-against-loss"),
+        ("local_report", "local-llc"),
+        ("four_local_report", "local-llc"),
+    ],
+)
+def test_the_first_screen_has_headline_tiles_and_the_verdicts_figure(open_page, request, name, key):
     page = open_page(request.getfixturevalue(name), 1280, 800)
     card = page.query_selector(".card")
-    for selector in (".headline", ".tiles", "#figure-llc-against-loss .plot"):
+    for selector in (".headline", ".tiles", f"#figure-{key} .plot"):
         box = card.query_selector(selector).bounding_box()
         assert box["y"] + box["height"] <= 800, selector
 
