@@ -124,13 +124,8 @@ def hmc(
         momentum = normal()
         before = value + momentum.square().sum(1) / 2
         length = path * (0.5 + float(torch.rand((), generator=generator)))
-        there, steep, found = z, slope, value
         count = max(1, math.ceil(length / step))
-        for _ in range(count):
-            momentum = momentum - step / 2 * steep
-            there = there + step * momentum
-            steep, found = slope_of(there)
-            momentum = momentum - step / 2 * steep
+        there, momentum, steep, found = _leapfrog(slope_of, (z, momentum, slope), step, count)
         gradients += count
         ratio = (before - found - momentum.square().sum(1) / 2).nan_to_num(-math.inf)
         drawn = torch.rand(chains, generator=generator, dtype=start.dtype).log()
@@ -154,6 +149,17 @@ def hmc(
         float(np.mean(accepted)),
         gradients,
     )
+
+
+def _leapfrog(slope_of: Callable, state: tuple[Tensor, Tensor, Tensor], step: float, count: int):
+    """Positions, momenta, slopes and energies after `count` leapfrog steps, a row a chain."""
+    there, momentum, steep = state
+    for _ in range(count):
+        momentum = momentum - step / 2 * steep
+        there = there + step * momentum
+        steep, found = slope_of(there)
+        momentum = momentum - step / 2 * steep
+    return there, momentum, steep, found
 
 
 # ---- networks ------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 import ast
 import sys
-from collections.abc import Iterator
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest

@@ -11,7 +11,7 @@
    curvature in units of A where that is less. One pilot serves all checkpoints of a call, so that a
    bias left would be alike.
 3. Length: burn-in of 3 and draws of 15 relaxation times of the slowest direction, 2/(e a), a the
-   smallest curvature of U in units of A.
+   smallest curvature of U in units of A. Twice the draws where R-hat then is above 1.05.
 4. Chains (`langevin`), from starts that are spread.
 5. Certificates (`certificates`), with the basin's bottom (`basin`).
 """
@@ -29,7 +29,7 @@ from torch.func import grad, vjp
 
 from degeneracy.llc import coordinates
 from degeneracy.llc.basin import bottom
-from degeneracy.llc.certificates import BURN_IN, MOST_DISTANCE, Certificates
+from degeneracy.llc.certificates import BURN_IN, MOST_DISTANCE, MOST_RHAT, Certificates
 from degeneracy.llc.chains import Problem
 from degeneracy.llc.coordinates import SAMPLES, Coordinates
 from degeneracy.llc.langevin import Walk, Walked, full_gradient, walk
@@ -346,6 +346,13 @@ def certified(
         coordinates=place.at.kind,
         remarks=tuple(remarks),
     )
+
+
+def disagree(walked: Walked) -> bool:
+    """Whether R-hat of the losses or of |w − w*| is above what counts as rest."""
+    fine = np.isfinite(walked.losses).all(axis=1)
+    rhats = [_rhat(values[fine]) for values in walked if fine.sum() > 1]
+    return any(rhat is not None and rhat > MOST_RHAT for rhat in rhats)
 
 
 def _rhat(values: np.ndarray) -> float | None:

@@ -4,7 +4,8 @@
 as local. nβ: the largest of n/ln n, n/(2 ln n), n/(4 ln n), … at which every checkpoint is at a
 minimum of what is sampled, nβ(L(w*) − L(w_b)) ≤ 1 (`basin`). The larger nβ, the more directions λ̂
 counts, all with a curvature above γ/nβ; but a checkpoint whose gradient does not vanish is a
-minimum at a coarse scale alone.
+minimum at a coarse scale alone. ℓ, how far the sampled loss goes towards chance, is known only once
+chains have walked: the estimate's own certificate tells.
 """
 
 import copy

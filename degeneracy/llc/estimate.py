@@ -20,7 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ from degeneracy.llc.checks import (
     check_weights,
     refuse_random_forward,
 )
-from degeneracy.llc.langevin import walk
+from degeneracy.llc.langevin import Walk, Walked, walk
 from degeneracy.llc.samplers import Chain
 from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.llc.statistics import LLCEstimate, summarise
@@ -226,28 +226,34 @@ class _Given:
         key = nbeta, settings.localization
         if key not in self.plans:
             self.plans[key] = self._piloted(nbeta, settings)
-        kind, near, step, step_bias = self.plans[key]
+        kind, reason, near, step, step_bias = self.plans[key]
         alike = settings.model_copy(update={"preconditioner": kind})
         place = self._place(checkpoint, self.losses[id(checkpoint)], nbeta, alike, near)
+        place = replace(place, at=replace(place.at, reason=place.at.reason or reason))
         plan = auto.planned(place, nbeta, settings, min(step, auto.stable_step(place)))
         seeds = [
             (settings.seed, self.ids[position], number) for number in range(settings.num_chains)
         ]
-        walked = walk(
-            place.problem, place.at, place.init_loss, seeds, plan, self.memory_budget, self.label
-        )
+        walked = self._walked(place, plan, seeds)
+        if settings.num_draws is None and auto.disagree(walked):  # by chance, one time in six
+            plan = replace(plan, num_draws=2 * plan.num_draws)
+            walked = self._walked(place, plan, seeds)
         found = auto.certified(place, plan, walked, settings, self.chance, step_bias)
         n = self.target.num_samples
         return summarise(
             walked.losses, place.init_loss, nbeta, n, settings=settings, certificates=found
         )
 
+    def _walked(self, place: auto.Place, plan: Walk, seeds: Sequence) -> Walked:
+        budget = self.memory_budget
+        return walk(place.problem, place.at, place.init_loss, seeds, plan, budget, self.label)
+
     def _piloted(self, nbeta: float, settings: SamplerSettings) -> tuple:
         loss = self.losses.get(id(self.pilot))
         loss = self.target.init_loss(self.pilot) if loss is None else loss
         place = self._place(self.pilot, loss, nbeta, settings)
         step, bias = auto.piloted(place, nbeta, settings, 0, self.label)
-        return place.at.kind, place.near, step, bias
+        return place.at.kind, place.at.reason, place.near, step, bias
 
     def _place(self, checkpoint, loss: float, nbeta: float, settings, near=None):
         target = self.target

@@ -179,7 +179,7 @@ def finding(estimate: LLCEstimate) -> dict[str, Any]:
     return {
         "llc": estimate.llc,
         "std_error": estimate.std_error,
-        "interval": estimate.interval,
+        "interval": estimate.interval and list(estimate.interval),
         "drift": estimate.drift,
         "ess": estimate.ess,
         "acceptance": estimate.mean_acceptance,

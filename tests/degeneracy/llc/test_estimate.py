@@ -18,7 +18,7 @@ from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import chain_verdict, summarise
 from degeneracy.models.known import Quadratic
 
-FAST = SamplerSettings(num_chains=2, num_draws=50)
+FAST = SamplerSettings(sampler="sgld", num_chains=2, num_draws=50)
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def test_sgld_near_a_quadratic_minimum_gives_the_finite_temperature_value(locali
     model, data, h = quadratic()
     nbeta, epsilon = 1000.0, 1e-4
     settings = SamplerSettings(
+        sampler="sgld",
         num_chains=4,
         num_draws=1500,
         num_burnin_steps=200,
@@ -97,7 +98,9 @@ def test_other_samplers_give_half_the_dimension_without_localisation(sampler, se
 def test_agrees_with_devinterps_own_function(classifier):
     """Same settings, same L(w*): the two differ by sampling error only."""
     model, (inputs, targets) = classifier
-    settings = SamplerSettings(num_chains=4, num_draws=250, num_burnin_steps=50, sampler_lr=1e-3)
+    settings = SamplerSettings(
+        sampler="sgld", num_chains=4, num_draws=250, num_burnin_steps=50, sampler_lr=1e-3
+    )
     (ours,) = estimate_llcs(
         model, [model.state_dict()], (inputs, targets), settings, batch_size=100
     )
@@ -163,7 +166,7 @@ def test_the_seed_decides_and_nothing_else_is_touched(classifier):
 
 def test_chains_that_diverge_are_counted_and_nothing_is_raised(classifier):
     model, data = classifier
-    settings = SamplerSettings(num_chains=2, num_draws=200, sampler_lr=1e8)
+    settings = SamplerSettings(sampler="sgld", num_chains=2, num_draws=200, sampler_lr=1e8)
     (e,) = estimate_llcs(model, [model.state_dict()], data, settings, batch_size=100)
     assert e.diverged.tolist() == [True, True]
     assert e.chain_verdicts == ("diverged", "diverged")
@@ -227,11 +230,14 @@ class TestBadInput:
             raise AssertionError("sampling began")
 
         monkeypatch.setattr("degeneracy.llc.estimate.run_chains", no_draws)
+        monkeypatch.setattr("degeneracy.llc.estimate.walk", no_draws)
+        monkeypatch.setattr("degeneracy.llc.auto.walk", no_draws)
 
     def assert_refused(self, match, model, data, checkpoint=None, batch_size=100, **kwargs):
         checkpoint = model.state_dict() if checkpoint is None else checkpoint
-        with pytest.raises(ValueError, match=match):
-            estimate_llcs(model, [checkpoint], data, FAST, batch_size, **kwargs)
+        for settings in (FAST, SamplerSettings()):
+            with pytest.raises(ValueError, match=match):
+                estimate_llcs(model, [checkpoint], data, settings, batch_size, **kwargs)
 
     @pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.BatchNorm1d(8)])
     def test_a_layer_that_is_random_or_keeps_statistics(self, classifier, layer):
@@ -373,7 +379,7 @@ class TestBadInput:
             )
         with pytest.raises(ValueError, match="2 checkpoints with 1 settings"):
             estimate_llcs(model, states, data, [FAST], 100)
-        devinterp = SamplerSettings(backend="devinterp", nbeta=10.0)
+        devinterp = SamplerSettings(sampler="sgld", backend="devinterp", nbeta=10.0)
         with pytest.raises(ValueError, match="population_loss needs backend"):
             estimate_llcs(
                 model, states, None, devinterp, population_loss=lambda p: p["0.bias"].sum()
@@ -420,7 +426,7 @@ def test_randomness_too_rare_to_be_seen_is_refused_all_the_same(classifier):
                 model,
                 [model.state_dict()],
                 data,
-                SamplerSettings(num_chains=num_chains, num_draws=5),
+                SamplerSettings(sampler="sgld", num_chains=num_chains, num_draws=5),
                 100,
             )
 
@@ -452,6 +458,7 @@ def test_frozen_weights_stay(classifier, backend):
     model.requires_grad_(False)
     model[2].bias.requires_grad_(True)
     settings = SamplerSettings(
+        sampler="sgld",
         num_chains=2,
         num_draws=300,
         num_burnin_steps=100,
@@ -563,7 +570,9 @@ def test_models_on_tokens_convolutions_and_tied_weights_are_sampled():
 
 def test_a_population_loss_has_no_wbic_and_no_minibatch_noise():
     model = Quadratic([4.0, 1.0])
-    settings = SamplerSettings(num_chains=2, num_draws=10, nbeta=100.0, sampler_lr=1e-4)
+    settings = SamplerSettings(
+        sampler="sgld", num_chains=2, num_draws=10, nbeta=100.0, sampler_lr=1e-4
+    )
     (e,) = estimate_llcs(
         model, [model.state_dict()], None, settings, population_loss=model.population_loss
     )

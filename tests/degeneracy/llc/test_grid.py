@@ -1,4 +1,4 @@
-"""Grid and calibration: the rules that choose ε, and what they find where the answer is known."""
+"""A grid of settings: the rule that chooses ε, and what it finds where the answer is known."""
 
 import math
 
@@ -8,13 +8,20 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from degeneracy.llc.calibration import MIN_ACCEPTANCE, calibrate
+from degeneracy.llc.auto import BURN_IN, DRAWS, first_step
 from degeneracy.llc.estimate import estimate_llcs
-from degeneracy.llc.grid import adapted_step, llc_grid, max_curvature, second_half
+from degeneracy.llc.grid import (
+    LOCALIZATIONS,
+    NEAR,
+    adapted_step,
+    llc_grid,
+    max_curvature,
+    second_half,
+)
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.models.coefficients import quadratic_llc
 
-FEW = SamplerSettings(num_chains=2, num_draws=200, num_burnin_steps=50)
+FEW = SamplerSettings(sampler="sgld", num_chains=2, num_draws=200, num_burnin_steps=50)
 
 
 def half_mse(outputs, targets):
@@ -122,78 +129,93 @@ def test_a_grid_is_sampled_with_sgld_whatever_the_settings_say(regression, sampl
 
 
 @pytest.fixture(scope="module")
-def calibration(regression):
-    model, data, _ = regression
-    settings = SamplerSettings(num_chains=4, num_draws=600, num_burnin_steps=150)
-    return calibrate(
+def automatic(regression):
+    """Of the cells, some of which `auto` cannot bring to rest within 1,500 steps a chain."""
+    model, data, curvatures = regression
+    settings = SamplerSettings(num_chains=4, num_draws=200)
+    state = {"weight": model.weight.detach() + 0.05}
+    cells = llc_grid(
         model,
-        model.state_dict(),
+        [state, state],
         data,
         settings,
         1000,
         half_mse,
-        steps=(0.1, 0.2, 0.5, 5.0),
-        localizations=(300.0, 100.0),
-        nbetas=("dataset", 60.0),
+        curvature=curvatures.max(),
+        nbetas=("dataset",),
+        checkpoint_ids=[7, 8],
     )
+    return settings, state, cells
 
 
-def test_a_calibration_tabulates_every_cell(calibration):
-    table = calibration.table
-    assert len(table) == 2 * 2 * 4
-    assert table["localization"].tolist()[:8] == [100.0] * 4 + [300.0] * 4
-    assert table["sampler_lr"].is_monotonic_increasing is False
-    assert (table.groupby(["nbeta", "localization"])["sampler_lr"].diff().dropna() > 0).all()
-
-
-def test_a_step_beyond_stability_diverges_and_is_never_admissible(calibration):
-    unstable = calibration.table.iloc[3::4]
-    assert (unstable["num_diverged_chains"] == 4).all()
-    assert not unstable["admissible"].any()
-
-
-def test_the_chosen_cell_follows_the_rule(calibration, regression):
-    """First admissible nβ, its smallest γ, its largest ε; and the estimate there is the
-    finite-temperature value.
-    """
+def test_auto_samples_the_cells_that_can_come_to_rest_and_tells_of_the_others(
+    automatic, regression
+):
+    """Burn-in and draws, in relaxation times 2/e of the softest direction, e by A/γ."""
     _, _, curvatures = regression
-    table = calibration.table
-    admissible = table[table["admissible"]]
-    assert len(admissible)
-    first = admissible.iloc[0]
-    alike = admissible[
-        (admissible["nbeta"] == first["nbeta"])
-        & (admissible["localization"] == first["localization"])
-    ]
-    (chosen,) = table.index[table["chosen"]]
-    assert chosen == alike["sampler_lr"].idxmax()
-    row, settings = table.loc[chosen], calibration.settings
-    assert (settings.sampler_lr, settings.localization) == (row["sampler_lr"], row["localization"])
-    assert row["acceptance"] >= MIN_ACCEPTANCE
-    assert f"{row['localization']:g}" in calibration.reason
-    expected = quadratic_llc(curvatures, row["nbeta"], row["localization"], row["sampler_lr"])
-    assert abs(row["llc"] - expected) < 4 * row["std_error"]
-    # what it returns can be used as it is
-    estimate_settings = SamplerSettings(**settings.model_dump())
-    assert estimate_settings == settings
+    _, _, cells = automatic
+    assert [cell.localization for cell in cells] == list(LOCALIZATIONS)
+    for cell in cells:
+        stiffness = (cell.nbeta * curvatures.max() + cell.localization) / cell.localization
+        needed = math.ceil((BURN_IN + DRAWS) * 2 / first_step(stiffness, cell.localization >= NEAR))
+        assert cell.sampler_lr is None
+        if needed > 1500:
+            assert cell.estimates == ()
+            assert cell.needed_steps == needed
+        else:
+            assert len(cell.estimates) == 2
+            assert cell.needed_steps is None
+    assert {len(cell.estimates) for cell in cells} == {0, 2}  # there are both
 
 
-def test_a_calibration_without_an_admissible_cell_says_why(regression):
+def test_autos_cells_are_those_of_single_estimates(automatic, regression):
     model, data, _ = regression
-    found = calibrate(
+    settings, state, cells = automatic
+    cell = next(cell for cell in cells if cell.estimates)
+    update = {"localization": cell.localization, "nbeta": cell.nbeta_setting}
+    alone = estimate_llcs(
         model,
-        model.state_dict(),
+        [state, state],
         data,
-        FEW,
+        settings.model_copy(update=update),
         1000,
         half_mse,
-        steps=(3.0, 5.0),
-        localizations=(100.0,),
-        nbetas=(60.0,),
+        checkpoint_ids=[7, 8],
     )
-    assert found.settings is None
-    assert not found.table["chosen"].any()
-    assert found.reason.startswith("No cell of 2 is admissible (1 with diverged chains")
+    for estimate, expected in zip(cell.estimates, alone, strict=True):
+        np.testing.assert_allclose(estimate.trace, expected.trace, rtol=1e-3, atol=1e-6)
+        assert estimate.certificates.verdict == expected.certificates.verdict
+
+
+def test_autos_cells_have_the_finite_temperature_values_about_their_bottoms(automatic, regression):
+    """λ̂_b = ½ Σ nβ h/(nβ h + γ), wherever w* is: no step in it."""
+    _, _, curvatures = regression
+    _, _, cells = automatic
+    for cell in cells:
+        expected = quadratic_llc(curvatures, cell.nbeta, cell.localization)
+        for estimate in cell.estimates:
+            left = 2 * 0.05  # nats that the descent to w_b may have left, twice
+            assert abs(estimate.basin_llc - expected) < 4 * estimate.std_error + left
+
+
+def test_without_localisation_auto_cannot_say_when_it_is_at_rest(regression):
+    model, data, _ = regression
+    (cell,) = llc_grid(
+        model,
+        [model.state_dict()],
+        data,
+        SamplerSettings(),
+        1000,
+        half_mse,
+        localizations=(0.0,),
+        nbetas=(50.0,),
+    )
+    assert cell.estimates == ()
+    assert cell.needed_steps > 10**9
+
+
+def test_a_grid_has_five_localisations():
+    assert LOCALIZATIONS == (10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 
 
 def test_the_step_rule():
@@ -204,7 +226,7 @@ def test_the_step_rule():
     ("draws", "burnin", "kept", "dropped"), [(1000, 0, 500, 500), (21, 3, 10, 14), (5, 0, 4, 1)]
 )
 def test_the_first_half_of_the_draws_becomes_burnin(draws, burnin, kept, dropped):
-    halved = second_half(SamplerSettings(num_draws=draws, num_burnin_steps=burnin))
+    halved = second_half(SamplerSettings(sampler="sgld", num_draws=draws, num_burnin_steps=burnin))
     assert (halved.num_draws, halved.num_burnin_steps) == (kept, dropped)
     assert kept + dropped == draws + burnin
 
@@ -240,8 +262,6 @@ def test_lists_that_make_no_grid_are_refused(regression, change, match):
     model, data, _ = regression
     with pytest.raises(ValueError, match=match):
         llc_grid(model, [model.state_dict()], data, FEW, 100, half_mse, **change)
-    with pytest.raises(ValueError, match=match):
-        calibrate(model, model.state_dict(), data, FEW, 100, half_mse, **change)
 
 
 def test_what_cannot_be_sampled_is_refused_before_a_curvature_is_taken(regression):
@@ -251,8 +271,6 @@ def test_what_cannot_be_sampled_is_refused_before_a_curvature_is_taken(regressio
     with pytest.raises(ValueError, match="NaN or infinity in 1 samples"):
         llc_grid(model, [model.state_dict()], (broken, targets), FEW, 100, half_mse)
     with pytest.raises(ValueError, match="without weight"):
-        calibrate(model, {"other": inputs}, (inputs, targets), FEW, 100, half_mse)
-    with pytest.raises(ValueError, match="two or more"):
-        calibrate(model, model.state_dict(), (inputs, targets), FEW, 100, half_mse, steps=(0.1,))
+        llc_grid(model, [{"other": inputs}], (inputs, targets), FEW, 100, half_mse)
     with pytest.raises(ValueError, match="checkpoints = "):
         llc_grid(model, [], (inputs, targets), FEW, 100, half_mse)

@@ -24,6 +24,7 @@ ERRORS = (
 
 def sample(model, nbeta, localization, epsilon, draws, burn_in, chains=8, data=None, **source):
     settings = SamplerSettings(
+        sampler="sgld",
         num_chains=chains,
         num_draws=draws,
         num_burnin_steps=burn_in,

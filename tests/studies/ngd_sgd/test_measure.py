@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from degeneracy.config.reader import parse_config
 from degeneracy.curvature.largest import largest_curvature, loss_on
+from degeneracy.llc.grid import LOCALIZATIONS
 from degeneracy.models.networks import FFNN
 from degeneracy.runs.config import Config
 from degeneracy.runs.store import Point, RunStore
@@ -24,7 +25,7 @@ def test_the_grid_samples_every_final_checkpoint_with_the_same_step(robust):
     assert grid["epochs"] == dict.fromkeys(NAMES, 2)
     places = [(cell["localization"], cell["nbeta_setting"]) for cell in grid["cells"]]
     assert sorted(places) == sorted(
-        (gamma, n) for gamma in (10, 100, 1000, 10_000) for n in ("batch", "dataset")
+        (gamma, n) for gamma in LOCALIZATIONS for n in ("batch", "dataset")
     )
     for cell in grid["cells"]:
         expected = 0.2 / (cell["nbeta"] * grid["max_curvature"] + cell["localization"])
