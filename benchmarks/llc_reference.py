@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -107,15 +107,11 @@ def hmc(
     root = at.precision(nbeta, localization).rsqrt()  # w = w* + root · z
     data, generator = tuple(data), torch.Generator().manual_seed(seed)
 
-    def energy(row: Tensor) -> Tensor:
-        away = root * row
-        loss = at.loss(named(start + away, at.weights), *data)
-        return nbeta * loss + localization / 2 * away.square().sum()
-
     def normal() -> Tensor:
         return torch.randn(chains, len(start), generator=generator, dtype=start.dtype)
 
     z = START * normal()
+    energy = _energy(at, data, nbeta, localization, root)
     slope_of = recorded(vmap(grad_and_value(energy)), z)
     slope, value = slope_of(z)
     origin = float(slope_of(torch.zeros_like(z))[1][0])
@@ -149,6 +145,18 @@ def hmc(
         float(np.mean(accepted)),
         gradients,
     )
+
+
+def _energy(at: Coordinates, data, nbeta: float, localization: float, root: Tensor) -> Callable:
+    """U as a function of z, w = w* + root · z."""
+    start = flattened(at.weights).detach()
+
+    def energy(row: Tensor) -> Tensor:
+        away = root * row
+        loss = at.loss(named(start + away, at.weights), *data)
+        return nbeta * loss + localization / 2 * away.square().sum()
+
+    return energy
 
 
 def _leapfrog(slope_of: Callable, state: tuple[Tensor, Tensor, Tensor], step: float, count: int):
