@@ -8,8 +8,8 @@
    is at least 8 times the minibatch of nβ: there its noise heats them.
 2. The step: λ̂ at e is compared with λ̂ at e/2; e is halved until they differ by no more than 2 % or
    two standard errors. It starts at 0.2, or at a quarter (far from w*: half) over the largest
-   curvature in units of A where that is less. One pilot serves all checkpoints of a call, so that a
-   bias left would be alike.
+   curvature in units of A where that is less. One pilot serves all checkpoints of a call; where U is
+   stiffer than at the pilot's, e is smaller by as much, so that a bias left is alike.
 3. Length: burn-in of 3 and draws of 15 relaxation times of the slowest direction, 2/(e a), a the
    smallest curvature of U in units of A. Twice the draws where R-hat then is above 1.05.
 4. Chains (`langevin`), from starts that are spread.
@@ -212,9 +212,13 @@ def _end(operator: LinearOperator, which: str) -> float:
     return float(value)
 
 
-def stable_step(place: Place) -> float:
-    """The relative step at which the stiffest direction is a quarter of the way to instability."""
-    return 1 / place.stiffness
+def step_at(place: Place, step: float, stiffness: float) -> float:
+    """The relative step at a checkpoint, of one that a pilot found where the stiffness was another.
+
+    As large in the stiffest direction, so that its error is alike at all checkpoints, and no larger
+    than the pilot's.
+    """
+    return step * min(1.0, stiffness / place.stiffness)
 
 
 def first_step(stiffness: float, near: bool = True) -> float:

@@ -226,11 +226,11 @@ class _Given:
         key = nbeta, settings.localization
         if key not in self.plans:
             self.plans[key] = self._piloted(nbeta, settings)
-        kind, reason, near, step, step_bias = self.plans[key]
+        kind, reason, near, stepped, step_bias = self.plans[key]
         alike = settings.model_copy(update={"preconditioner": kind})
         place = self._place(checkpoint, self.losses[id(checkpoint)], nbeta, alike, near)
         place = replace(place, at=replace(place.at, reason=place.at.reason or reason))
-        plan = auto.planned(place, nbeta, settings, min(step, auto.stable_step(place)))
+        plan = auto.planned(place, nbeta, settings, auto.step_at(place, *stepped))
         seeds = [
             (settings.seed, self.ids[position], number) for number in range(settings.num_chains)
         ]
@@ -253,7 +253,7 @@ class _Given:
         loss = self.target.init_loss(self.pilot) if loss is None else loss
         place = self._place(self.pilot, loss, nbeta, settings)
         step, bias = auto.piloted(place, nbeta, settings, 0, self.label)
-        return place.at.kind, place.at.reason, place.near, step, bias
+        return place.at.kind, place.at.reason, place.near, (step, place.stiffness), bias
 
     def _place(self, checkpoint, loss: float, nbeta: float, settings, near=None):
         target = self.target
