@@ -8,8 +8,8 @@
    is at least 8 times the minibatch of nβ: there its noise heats them.
 2. The step: λ̂ at e is compared with λ̂ at e/2; e is halved until they differ by no more than 2 % or
    two standard errors. It starts at 0.2, or at a quarter (far from w*: half) over the largest
-   curvature in units of A where that is less. One pilot serves all checkpoints of a call; where U is
-   stiffer than at the pilot's, e is smaller by as much, so that a bias left is alike.
+   curvature in units of A where that is less. One pilot serves all checkpoints of a call; where U
+   is stiffer than at the pilot's, e is smaller by as much, so that a bias left is alike.
 3. Length: burn-in of 3 and draws of 15 relaxation times of the slowest direction, 2/(e a), a the
    smallest curvature of U in units of A. Twice the draws where R-hat then is above 1.05.
 4. Chains (`langevin`), from starts that are spread.
