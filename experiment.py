@@ -13,6 +13,7 @@ import studies
 from degeneracy.config.reader import ConfigError, read_json, study_name
 from degeneracy.data.files import DataError
 from degeneracy.device import DeviceError
+from degeneracy.llc.auto import PilotError
 from degeneracy.runs.store import RunStoreError
 from degeneracy.study import run_study
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except (DataError, DeviceError, RunStoreError, OSError) as error:
+    except (DataError, DeviceError, PilotError, RunStoreError, OSError) as error:
         print(f"experiment.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

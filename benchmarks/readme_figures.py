@@ -22,7 +22,15 @@ from degeneracy.runs.store import RunStore
 DOCS = Path(__file__).parent.parent / "docs"
 SHOWN = {  # study → (keys of its drawings, what stands before them in a file's name)
     "ngd_sgd": (
-        ("loss", "llc", "running-mean", "hessian-trace", "llc-against-loss", "llc-grid"),
+        (
+            "local-llc",
+            "loss",
+            "llc",
+            "running-mean",
+            "hessian-trace",
+            "llc-against-loss",
+            "llc-grid",
+        ),
         "",
     ),
     "phase_transitions": (("llc", "developmental", "spectra"), "phase-"),

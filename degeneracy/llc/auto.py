@@ -203,11 +203,17 @@ def _end(operator: LinearOperator, which: str) -> float:
         return math.nan
     if np.allclose(image, image[0] / guess[0] * guess):  # a multiple of 1, which ARPACK refuses
         return float(image[0] / guess[0])
+    most = 300 if which == "LA" else 30  # the smallest have many neighbours
     try:
         (value,) = eigsh(
-            operator, k=1, which=which, v0=guess, tol=0.05, maxiter=30, return_eigenvectors=False
+            operator, k=1, which=which, v0=guess, tol=0.05, maxiter=most, return_eigenvectors=False
         )
     except ArpackNoConvergence as error:
+        if which == "LA" and not len(error.eigenvalues):
+            raise ValueError(
+                "the largest curvature at the checkpoint was not found: Lanczos's iteration did not"
+                " converge; is the loss finite and twice differentiable there?"
+            ) from None
         value = error.eigenvalues[0] if len(error.eigenvalues) else SOFTEST
     return float(value)
 
@@ -318,6 +324,12 @@ def certified(
     room = None if chance_loss is None else chance_loss - place.init_loss
     distance = float(np.sqrt(np.square(distances).mean()))
     length = float(torch.linalg.vector_norm(flattened(place.at.weights)))
+    if room is not None and room <= 0:
+        remarks.append("the checkpoint's loss is no lower than a constant prediction's")
+    if not plan.spread:
+        remarks.append("chains started together, so R-hat cannot see what they share")
+    if not fine.all():
+        remarks.append(f"{(~fine).sum()} chains stopped being finite and count in nothing")
     basin = None
     if localization > 0:
         start = None if place.control is None else (place.control, place.init_loss)
@@ -332,7 +344,7 @@ def certified(
     if len(losses) < 2:
         remarks.append("one chain alone: no interval, and no R-hat between chains")
     return Certificates(
-        locality=None if room is None or room <= 0 else rise / room,
+        locality=None if room is None else rise / room if room > 0 else 1.0,
         distance=distance,
         relative_distance=distance / length if length else None,
         basin_shift=None if basin is None else basin.shift,

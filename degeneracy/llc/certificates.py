@@ -9,8 +9,9 @@ only where the chains
     at a minimum     nβ(L(w*) − L(w_b)) ≤ max(1, 0.1 λ̂_b): w* is, to what is sampled, as low as the
                      bottom w_b of its basin (`basin`).
     come to rest     Burn-in of at least 3 and draws of at least 10 relaxation times of the slowest
-                     direction, and R-hat of loss and of |w − w*| at most 1.05, from starts that are
-                     spread (Vehtari et al., Bayesian Analysis 16 (2021) 667).
+                     direction in which the loss does not curve down, and R-hat of loss and of
+                     |w − w*| at most 1.05, from starts that are spread (Vehtari et al., Bayesian
+                     Analysis 16 (2021) 667).
 
 The fourth is the gauge: λ does not change when a hidden ReLU unit's ingoing weights are scaled up
 and its outgoing ones down, λ̂ does, so that it is quoted with the gauge it was sampled in.
@@ -32,7 +33,8 @@ class Certificates:
     """What tells whether an estimate may be trusted as local. None where it was not measured.
 
     Attributes:
-        locality: ℓ, the sampled loss on the way from L(w*) (0) to chance (1).
+        locality: ℓ, the sampled loss on the way from L(w*) (0) to chance (1); 1 where w* itself is
+            no better than chance.
         distance: |w − w*|, root mean square over draws, weight units.
         relative_distance: The same over |w*|.
         basin_shift: nβ(L(w*) − L(w_b)), nats.

@@ -11,12 +11,14 @@ w*)) + N(0, ε I), and
 At finite nβ and γ this is not the learning coefficient λ itself: near a quadratic minimum with
 curvatures h_i it is ½ Σ_i nβ h_i / (nβ h_i + γ), up to O(ε(nβ h + γ)); at a singular one of
 multiplicity m it carries −(m − 1)/ln nβ. So an estimate is quoted with (nβ, γ, ε, draws) and its
-drift. All chains start at w*, so an R-hat near 1 and a small error do not prove convergence: that
-also needs that doubling the draws moves λ̂ by less than its error.
+drift. With the published samplers all chains start at w*, so an R-hat near 1 and a small error do
+not prove convergence: that also needs that doubling the draws moves λ̂ by less than its error. With
+`auto` they start apart, and certificates tell.
 """
 
 import copy
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -96,7 +98,7 @@ def estimate_llcs(
             `population_loss`.
         settings: The config's `devinterp` section; or one for each checkpoint, which differ in
             `sampler_lr`, `localization` and `nbeta` only. Chains of all checkpoints then still
-            advance together.
+            advance together, but for `auto`, which goes through them one by one.
         batch_size: Samples a minibatch m, at most n. Batches are whole: each pass over the data
             drops the remainder.
         loss_fn: Mean-reduced loss of (outputs, targets), in nats.
@@ -177,7 +179,8 @@ def stream_llcs(
     losses = {identity: target.init_loss(checkpoint) for identity, checkpoint in bar}
     if common.sampler == AUTO:
         pilot = checkpoints[wanted[-1]] if pilot is None else pilot
-        given = _Given(target, nbetas, losses, ids, chance_loss, pilot, memory_budget, label)
+        free = any(s.localization == 0 for s in every)
+        given = _Given(target, nbetas, losses, ids, chance_loss, pilot, memory_budget, label, free)
         for position in wanted:
             yield position, given.estimate(position, checkpoints[position], every[position])
         return
@@ -217,6 +220,12 @@ class _Given:
         self.target, self.nbetas, self.losses, self.ids = target, nbetas, losses, ids
         self.pilot, self.memory_budget, self.label = pilot, memory_budget, label
         self.chance = chance
+        if free:
+            warnings.warn(
+                "γ = 0: nothing keeps chains near their checkpoint, and there is no basin; λ̂ comes"
+                " without λ̂_b",
+                stacklevel=4,
+            )
         if chance is None and target.problem.data:
             self.chance = constant_loss(target.model, target.problem.data, target.loss_fn)
         self.plans: dict[tuple[float, float], tuple] = {}  # (nβ, γ) → what the pilot found

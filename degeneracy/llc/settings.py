@@ -91,8 +91,9 @@ class SamplerSettings(Section):
     num_draws: Annotated[int, Field(ge=4, le=10_000_000)] | None = Field(
         default_factory=published(1_000),
         description=(
-            "Draws a chain after its burn-in, one a sampler step; null (auto only): ten relaxation"
-            " times of the slowest direction. Left out, 1000 for the others."
+            "Draws a chain after its burn-in, one a sampler step; null (auto only): 15 relaxation"
+            " times of the slowest direction, 400 to 20000, and twice that where chains disagree."
+            " Left out, 1000 for the others."
         ),
         json_schema_extra={"default": None},
     )
@@ -173,7 +174,7 @@ class SamplerSettings(Section):
         "auto",
         description=(
             "Of auto: whether a minibatch's gradient is corrected by the one at the checkpoint;"
-            " auto: where chains stay near it."
+            " auto: where chains stay near it and nβ is at least 8 times data.batch_size."
         ),
     )
     paired_losses: bool = Field(

@@ -33,7 +33,8 @@ class LLCEstimate:
     """
 
     llc: float | None  # λ̂, pooled over chains
-    # Monte-Carlo: the larger of the one from the effective sample size and between chains
+    # Monte-Carlo: the larger of the one from the effective sample size and between chains; with
+    # `auto` the latter alone
     std_error: float | None
     drift: float | None  # λ̂ from the second half of the draws minus λ̂
     # n · mean sampled loss; Watanabe's WBIC only at nβ = n / ln n, else tempered, as published
@@ -41,9 +42,9 @@ class LLCEstimate:
     wbic_std_error: float | None
     init_loss: float  # L(w*), mean over the whole training set
     nbeta: float  # nβ used
-    # sampled minibatch losses L_m(w_t), NaN once diverged
+    # sampled minibatch losses L_m(w_t), paired ones as L(w*) + rise; NaN once diverged
     trace: Float[np.ndarray, "num_chains num_draws"]
-    rhat: float | None  # split R-hat of the losses; blind here, because all chains start at w*
+    rhat: float | None  # split R-hat of the losses; blind where all chains start at w*
     ess: float | None  # effective sample size of the mean loss
     diverged: Bool[np.ndarray, "num_chains"]
     chain_llcs: Float[np.ndarray, "num_chains"]  # λ̂ of each chain, NaN where diverged
@@ -130,8 +131,13 @@ def paired_difference(other: "LLCEstimate", baseline: "LLCEstimate") -> Differen
     do to both falls out.
 
     Raises:
-        ValueError: Different numbers of chains.
+        ValueError: Different numbers of chains, or different nβ.
     """
+    if other.nbeta != baseline.nbeta:
+        raise ValueError(
+            f"nβ = {other.nbeta:g} and {baseline.nbeta:g}; only estimates at the same settings can"
+            " be compared"
+        )
     if len(other.chain_llcs) != len(baseline.chain_llcs):
         raise ValueError(
             f"{len(other.chain_llcs)} chains and {len(baseline.chain_llcs)}; allowed: as many"

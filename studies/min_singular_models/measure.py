@@ -124,7 +124,10 @@ def _sampled(
     )
     settings = SamplerSettings(
         sampler="sgld",
-        nbeta=case.nbeta, localization=case.localization, sampler_lr=float(epsilon), **chosen
+        nbeta=case.nbeta,
+        localization=case.localization,
+        sampler_lr=float(epsilon),
+        **chosen,
     )
     (estimate,) = estimate_llcs(
         model,

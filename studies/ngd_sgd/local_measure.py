@@ -69,15 +69,18 @@ def _equal_loss(run: Run, model: nn.Module, points: list[Point]) -> dict[str, tu
     finals = [point for point in points if point.epoch == run.config.experiment.num_epochs]
     first = parting_epoch(run.results["config"]) + 1
     found = {}
+    if not finals or finals[0].optimizer != optimizers(run.results)[0]:
+        return found
     for other in finals[1:]:
         pair = (finals[0], other)
         losses = [_loss(run, model, point) for point in pair]
-        if abs(losses[0] - losses[1]) <= UNEQUAL_LOSS * max(losses):
+        if min(losses) <= 0 or abs(losses[0] - losses[1]) <= UNEQUAL_LOSS * max(losses):
             continue
         ahead = losses.index(min(losses))
         wanted = losses[1 - ahead]
         earlier = [pair[ahead]._replace(epoch=e) for e in range(first, pair[ahead].epoch + 1)]
-        known = [(abs(math.log(_loss(run, model, p) / wanted)), p) for p in earlier]
+        losses = [(_loss(run, model, point), point) for point in earlier]
+        known = [(abs(math.log(loss / wanted)), p) for loss, p in losses if 0 < loss < math.inf]
         if known and min(known)[0] <= math.log(NEAR_LOSS):
             there = list(pair)
             there[ahead] = min(known)[1]
