@@ -179,8 +179,13 @@ def stream_llcs(
     losses = {identity: target.init_loss(checkpoint) for identity, checkpoint in bar}
     if common.sampler == AUTO:
         pilot = checkpoints[wanted[-1]] if pilot is None else pilot
-        free = any(s.localization == 0 for s in every)
-        given = _Given(target, nbetas, losses, ids, chance_loss, pilot, memory_budget, label, free)
+        if any(one.localization == 0 for one in every):
+            warnings.warn(
+                "γ = 0: nothing keeps chains near their checkpoint, and there is no basin; λ̂ comes"
+                " without λ̂_b",
+                stacklevel=2,
+            )
+        given = _Given(target, nbetas, losses, ids, chance_loss, pilot, memory_budget, label)
         for position in wanted:
             yield position, given.estimate(position, checkpoints[position], every[position])
         return
@@ -220,12 +225,6 @@ class _Given:
         self.target, self.nbetas, self.losses, self.ids = target, nbetas, losses, ids
         self.pilot, self.memory_budget, self.label = pilot, memory_budget, label
         self.chance = chance
-        if free:
-            warnings.warn(
-                "γ = 0: nothing keeps chains near their checkpoint, and there is no basin; λ̂ comes"
-                " without λ̂_b",
-                stacklevel=4,
-            )
         if chance is None and target.problem.data:
             self.chance = constant_loss(target.model, target.problem.data, target.loss_fn)
         self.plans: dict[tuple[float, float], tuple] = {}  # (nβ, γ) → what the pilot found

@@ -321,7 +321,7 @@ def _axes_after(node: fx.Node, axes: int, modules: Mapping[str, nn.Module]) -> i
         if node.op == "call_module":
             start, end = modules[node.target].start_dim, modules[node.target].end_dim
         else:
-            given = [*node.args[1:], *(0, -1)[len(node.args) - 1 :]]
+            given = [*node.args[1:], *(0, -1)[max(0, len(node.args) - 1) :]]
             start, end = (
                 node.kwargs.get(key, value)
                 for key, value in zip(("start_dim", "end_dim"), given, strict=True)
