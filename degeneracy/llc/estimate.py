@@ -179,15 +179,8 @@ def stream_llcs(
     losses = {identity: target.init_loss(checkpoint) for identity, checkpoint in bar}
     if common.sampler == AUTO:
         pilot = checkpoints[wanted[-1]] if pilot is None else pilot
-        if any(one.localization == 0 for one in every):
-            warnings.warn(
-                "γ = 0: nothing keeps chains near their checkpoint, and there is no basin; λ̂ comes"
-                " without λ̂_b",
-                stacklevel=2,
-            )
         given = _Given(target, nbetas, losses, ids, chance_loss, pilot, memory_budget, label)
-        for position in wanted:
-            yield position, given.estimate(position, checkpoints[position], every[position])
+        yield from ((p, given.estimate(p, checkpoints[p], every[p])) for p in wanted)
         return
     for positions in _alike(target, checkpoints, wanted):
         chains = [
@@ -306,6 +299,12 @@ def _check_settings(every: Sequence[SamplerSettings], ids: Sequence[int], count:
         raise ValueError(
             f"{count} checkpoints with {len(every)} settings and {len(ids)} checkpoint_ids;"
             " allowed: one for each"
+        )
+    if any(s.localization == 0 and s.sampler == AUTO for s in every):
+        warnings.warn(
+            "γ = 0: nothing keeps chains near their checkpoint, and there is no basin; λ̂ comes"
+            " without λ̂_b",
+            stacklevel=4,
         )
     for name in sorted(
         SamplerSettings.model_fields.keys() - {"sampler_lr", "localization", "nbeta"}
