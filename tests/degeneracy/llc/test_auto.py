@@ -144,7 +144,7 @@ def test_a_step_that_euler_would_bias_is_halved_until_it_does_not():
 
 
 def test_one_pilot_serves_all_checkpoints_and_they_share_noise(classification):
-    """One step, by each stiffness, and a difference that is sharper than independent chains would have it."""
+    """One step, by each stiffness; and a difference sharper than that of independent chains."""
     case = classification
     first = case.model.state_dict()
     second = {name: 1.02 * tensor for name, tensor in first.items()}
