@@ -69,7 +69,7 @@ def test_eval_ngd_sgd_shows_every_figure_and_finishes_its_run(executed):
     outputs, run = executed
     figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
     assert len(figures) == 12  # nine of the trajectories, grid, rescaling, calibration
-    assert "admissible" in "".join(output.get("text", "") for output in outputs)
+    assert "keeps chains within" in "".join(output.get("text", "") for output in outputs)
     results = json.loads((run / "results.json").read_text())
     assert results["status"] == "complete"
     assert results["config"]["data"]["dataset"] == "fashion-mnist"

@@ -116,8 +116,8 @@ def test_the_example_of_an_estimate_has_five_lines_and_runs(capsys):
     names, code = small_problem(), examples(README)[1]
     assert len(code.strip().splitlines()) == 5
     exec(code, names)
-    assert names["e"].trace.shape == (4, 1000)
-    assert "±" in capsys.readouterr().out
+    assert len(names["e"].trace) == 8
+    assert names["e"].verdict in capsys.readouterr().out
 
 
 def test_the_example_of_curvature_has_five_lines_and_runs(capsys):

@@ -37,7 +37,10 @@ def test_each_config_fits_its_study_and_names_its_schema(path: Path):
 def test_the_default_config_spells_out_the_defaults(name: str):
     study = studies.find(name)
     content = read_json(study.config_path)
-    assert parse_config(content, study.settings) == study.settings()
+    expected = study.settings().model_dump()
+    if name == "ngd_sgd":  # whose trajectory has 31 checkpoints
+        expected["devinterp"] |= {"num_chains": 4, "sampler_batch_size": 128}
+    assert parse_config(content, study.settings).model_dump() == expected
 
 
 @pytest.mark.parametrize("name", STUDIES)

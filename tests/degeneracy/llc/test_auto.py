@@ -222,7 +222,8 @@ def test_a_loss_of_chance_that_is_given_is_used(classification):
     assert given.locality == pytest.approx(rise / (10.0 - case.init_loss))
     assert own.locality > given.locality
     (none,) = estimate_llcs(case.model, *run, chance_loss=0.0)  # below w*'s own: no way there
-    assert none.locality is None
+    assert none.locality == 1.0
+    assert none.certificates.is_local is False
 
 
 def test_one_chain_has_no_interval_and_says_so(classification):

@@ -31,7 +31,14 @@ def test_defaults_are_a_deep_network_on_few_images_and_a_runs_own_elsewhere():
             "ngd_lr": 0.02,
         },
         "data": {"dataset": "mnist", "batch_size": 64, "num_hessian_batches": 3},
-        "devinterp": {"num_draws": 400, "num_burnin_steps": 300, "nbeta": 100.0},
+        "devinterp": {
+            "sampler": "sgld",
+            "num_chains": 2,
+            "num_draws": 400,
+            "num_burnin_steps": 300,
+            "sampler_lr": 1e-4,
+            "nbeta": 100.0,
+        },
         "optimizers": {},
     }
     more = {"data": {"num_train_images": 6400, "num_test_images": 1000}}
