@@ -31,7 +31,7 @@ from degeneracy.llc import coordinates
 from degeneracy.llc.basin import bottom
 from degeneracy.llc.certificates import BURN_IN, MOST_DISTANCE, MOST_RHAT, Certificates
 from degeneracy.llc.chains import Problem
-from degeneracy.llc.coordinates import SAMPLES, Coordinates
+from degeneracy.llc.coordinates import SAMPLES, Coordinates, some
 from degeneracy.llc.langevin import Walk, Walked, full_gradient, walk
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import diagnosis, standard_error
@@ -111,8 +111,7 @@ def prepared(
     """
     localization, d = settings.localization, sum(w.numel() for w in weights.values())
     if near is None:
-        reach = math.sqrt(d / localization) if localization > 0 else math.inf
-        near = reach <= MOST_DISTANCE * float(torch.linalg.vector_norm(flattened(weights)))
+        near = stays_near(d, localization, float(torch.linalg.vector_norm(flattened(weights))))
     n = len(problem.data[0]) if problem.data else 0
     switch = settings.control_variates
     noisy = nbeta >= NOISY * problem.batch_size
@@ -216,6 +215,12 @@ def _end(operator: LinearOperator, which: str) -> float:
             ) from None
         value = error.eigenvalues[0] if len(error.eigenvalues) else SOFTEST
     return float(value)
+
+
+def stays_near(num_weights: int, localization: float, length: float) -> bool:
+    """Whether γ lets chains go √(d/γ) ≤ 0.3 |w*| at most."""
+    reach = math.sqrt(num_weights / localization) if localization > 0 else math.inf
+    return reach <= MOST_DISTANCE * length
 
 
 def step_at(place: Place, step: float, stiffness: float) -> float:
@@ -374,11 +379,3 @@ def disagree(walked: Walked) -> bool:
 def _rhat(values: np.ndarray) -> float | None:
     """Gelman and Rubin's R-hat, of whole chains: of halves, fifteen relaxation times are few."""
     return diagnosis(array_stats.rhat, values, method="identity")
-
-
-def some(data: tuple[Tensor, ...], count: int, seed: int) -> tuple[Tensor, ...]:
-    if not data or len(data[0]) <= count:
-        return data
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(data[0]), generator=generator)[:count].to(data[0].device)
-    return tuple(part[chosen] for part in data)

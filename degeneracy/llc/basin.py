@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from degeneracy.llc.chains import Problem
-from degeneracy.llc.coordinates import SAMPLES, Coordinates
+from degeneracy.llc.coordinates import SAMPLES, Coordinates, some
 from degeneracy.llc.langevin import full_gradient
 from degeneracy.weights import flattened, named
 
@@ -118,9 +118,7 @@ def _thinned(problem: Problem, nbeta: float, seed: int) -> Problem:
     enough = max(SAMPLES, int(ENOUGH * nbeta))
     if 2 * enough > n:
         return problem
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(n, generator=generator)[:enough].to(problem.data[0].device)
-    return problem._replace(data=tuple(part[chosen] for part in problem.data))
+    return problem._replace(data=some(problem.data, enough, seed))
 
 
 def _tilted(problem: Problem, at: Coordinates, slope: Tensor) -> tuple[Problem, float]:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from degeneracy.curvature.largest import largest_curvature
 from degeneracy.llc import coordinates
-from degeneracy.llc.auto import BURN_IN, CURVATURE_SAMPLES, DRAWS, first_step, some
+from degeneracy.llc.auto import BURN_IN, CURVATURE_SAMPLES, DRAWS, first_step
 from degeneracy.llc.basin import bottom
 from degeneracy.llc.certificates import MOST_DISTANCE, MOST_SHIFT
 from degeneracy.llc.chains import Problem
@@ -139,7 +139,7 @@ class _Measured:
         self.slope_norm = float(torch.linalg.vector_norm(self.slope[0]))
         if not math.isfinite(self.slope_norm):
             raise ValueError("the gradient at a checkpoint is not finite; leave it out")
-        few = some(tuple(data), CURVATURE_SAMPLES, seed)
+        few = coordinates.some(tuple(data), CURVATURE_SAMPLES, seed)
         self.curvature = largest_curvature(
             lambda parameters: self.problem.loss(parameters, *few), weights, seed=seed
         )

@@ -208,3 +208,12 @@ class TurnedConv2d(_Turned):
         bias = weight[:, -1] if self.has_bias else None
         kernel = weight[:, :-1] if self.has_bias else weight
         return conv2d(images, kernel.view(self.shape), bias, *self.geometry)
+
+
+def some(data: tuple[Tensor, ...], count: int, seed: int) -> tuple[Tensor, ...]:
+    """`count` samples drawn at random, or all of them where there are no more."""
+    if not data or len(data[0]) <= count:
+        return data
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(data[0]), generator=generator)[:count].to(data[0].device)
+    return tuple(part[chosen] for part in data)

@@ -41,7 +41,7 @@ from degeneracy.llc.checks import (
     check_weights,
     refuse_random_forward,
 )
-from degeneracy.llc.langevin import Walk, Walked, walk
+from degeneracy.llc.langevin import EVALUATION_BATCH, Walk, Walked, walk
 from degeneracy.llc.samplers import Chain
 from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.llc.statistics import LLCEstimate, summarise
@@ -55,8 +55,6 @@ __all__ = [
     "resolve_nbeta",
     "summarise",
 ]
-
-EVALUATION_BATCH_SIZE = 2000
 
 
 def resolve_nbeta(nbeta: str | float, batch_size: int, num_samples: int) -> float:
@@ -430,8 +428,6 @@ def mean_loss(
     """Mean loss a sample over the whole data set, summed in float64."""
     inputs, targets = data
     total = 0.0
-    for x, y in zip(
-        inputs.split(EVALUATION_BATCH_SIZE), targets.split(EVALUATION_BATCH_SIZE), strict=True
-    ):
+    for x, y in zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
         total += loss_fn(model(x), y).double().item() * len(x)
     return total / len(inputs)

@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from degeneracy.curvature.largest import largest_curvature, loss_on
-from degeneracy.llc.auto import BURN_IN, DRAWS, first_step
+from degeneracy.llc.auto import BURN_IN, DRAWS, first_step, stays_near
 from degeneracy.llc.checks import check_problem
+from degeneracy.llc.coordinates import some
 from degeneracy.llc.estimate import estimate_llcs, resolve_nbeta
 from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.llc.statistics import LLCEstimate
+from degeneracy.weights import flattened
 
 LOCALIZATIONS = (10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)  # γ of the grid
 NBETAS = ("batch", "dataset")  # nβ of the grid: m/ln m and n/ln n
 STEP = 0.2  # ε (nβ h_max + γ) of the grid
-NEAR = 10_000.0  # γ from which chains are expected to stay near w*, for the steps they need
 MOST_STEPS = 1_500  # of a chain; a cell that needs more to come to rest is not sampled
 CURVATURE_SAMPLES = 1280  # samples on which the largest curvature is taken
 
@@ -55,11 +56,7 @@ def max_curvature(
     """
     model = copy.deepcopy(model).train()  # as it is sampled
     check_problem(model, checkpoints, data, 1, loss_fn)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(data[0]), generator=generator)[:CURVATURE_SAMPLES].to(
-        data[0].device
-    )
-    loss = loss_on(model, (data[0][chosen], data[1][chosen]), loss_fn)
+    loss = loss_on(model, some(tuple(data), CURVATURE_SAMPLES, seed), loss_fn)
     found = []
     for checkpoint in checkpoints:
         model.load_state_dict(checkpoint)
@@ -129,8 +126,9 @@ def llc_grid(
     if curvature is None:
         curvature = max_curvature(model, checkpoints, data, loss_fn, settings.seed)
     ids = range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids
+    reach = _reach(model, checkpoints)
     cells = [
-        _Cell(setting, localization, curvature, settings, batch_size, len(data[0]))
+        _Cell(setting, localization, curvature, settings, batch_size, len(data[0]), reach)
         for setting, localization in product(nbetas, localizations)
     ]
     sampled = [cell for cell in cells if not automatic or cell.needed_steps <= MOST_STEPS]
@@ -158,10 +156,19 @@ def llc_grid(
     ]
 
 
-class _Cell:
-    """A cell to come: its settings, and the steps that `auto` would need at its first step."""
+def _reach(model: nn.Module, checkpoints: Sequence[dict[str, Tensor]]) -> tuple[int, float]:
+    """The number of weights sampled, and the smallest |w*|."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    rows = [flattened({name: state[name] for name in names}) for state in checkpoints]
+    return len(rows[0]), min(float(torch.linalg.vector_norm(row)) for row in rows)
 
-    def __init__(self, setting, localization, curvature, settings, batch_size: int, n: int):
+
+class _Cell:
+    """A cell to come: its settings, and the steps that `auto` would need with its first step in
+    the weights as they are; `reach` is (d, |w*|).
+    """
+
+    def __init__(self, setting, localization, curvature, settings, batch_size: int, n: int, reach):
         self.setting, self.localization = setting, localization
         nbeta = resolve_nbeta(setting, batch_size, n)
         if settings.sampler == AUTO:
@@ -171,7 +178,7 @@ class _Cell:
             step = adapted_step(nbeta, curvature, localization)
             self.settings = sgld_settings(settings, localization, setting, step)
         stiffness = (nbeta * curvature + localization) / localization if localization else math.inf
-        step = first_step(stiffness, near=localization >= NEAR)
+        step = first_step(stiffness, stays_near(reach[0], localization, reach[1]))
         self.needed_steps = math.ceil((BURN_IN + DRAWS) * 2 / step) if step else sys.maxsize
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from degeneracy.llc.certificates import MOST_SHIFT
 from degeneracy.report.style import INK, PARAMETER_COLOURS, empty_figure
 
-ALLOWED = 1.0  # nats, as `llc.certificates` has it
 LEAST = 1e-3  # what is below is drawn there, on a log axis
 
 
@@ -58,7 +58,7 @@ def calibration_figure(table: pd.DataFrame) -> go.Figure:
         name="chosen",
     )
     figure.add_trace(mark.update(hoverinfo="skip"))
-    figure.add_hline(ALLOWED, line={"color": INK, "dash": "dot", "width": 1})
+    figure.add_hline(MOST_SHIFT, line={"color": INK, "dash": "dot", "width": 1})
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(title_text="nβ (1/nats)", type="log")
     return figure.update_yaxes(title_text="nβ(L(w*) − L(w_b)) (nats)", type="log")

@@ -43,7 +43,7 @@ def title(results: Mapping) -> str:
 STUDY = Study(
     name="ngd_sgd",
     question="Does NGD end in less degenerate solutions than SGD?",
-    minutes=10,
+    minutes=12,
     title=title,
     settings=Settings,
     parts={
