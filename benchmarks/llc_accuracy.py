@@ -5,19 +5,17 @@
 
 The rule sees the number of weights d and nothing else:
 
-    γ = √d, nβ = 100 γ. The random weights that γ alone allows, N(0, 1/γ), give a square layer a
-        norm of order 1 whatever its size. The bias of a finite temperature falls with nβ/γ, and the
-        steps to rest grow with it: 12 relaxation times of L layers are 48 L nβ/γ of them, and 100
-        is the largest round ratio at which four layers come to rest in the 20,000 that `auto`
-        takes at most.
+    γ = √d. The random weights that γ alone allows, N(0, 1/γ), give a square layer a norm of order 1
+        whatever its size.
     Coordinates, step, burn-in, draws and 8 chains are what `auto` finds; "at rest" is its
-        certificate.
+        certificate. Models of fewer than ten weights get 512 chains, so that errors are small.
 
-Targets are the values at finite (nβ, γ) where they can be computed: `quadratic_llc`, and
-quadrature for normal crossings. Deep linear networks (two layers: reduced-rank regression) are
-judged against λ itself, uncorrected; at multiplicity m the finite-nβ value is lower, by about
-(m − 1)/ln nβ, which is printed beside it. `--full` adds 10⁶ weights, and on CUDA 10⁷; `--weights`
-leaves out larger cases.
+Quadratics and normal crossings are judged against their values at finite (nβ, γ), nβ = 100 γ:
+`quadratic_llc`, and quadrature. Deep linear networks (two layers: reduced-rank regression) are
+judged against λ itself, by λ̂ at nβ = 1,000 γ and 10,000 γ extrapolated to nβ → ∞ as if what is
+missing falls with (γ/nβ)^½: the share of singular values below (γ/nβ)^½, where their density does
+not vanish. At multiplicity m it falls more slowly, with (m − 1)/ln nβ, which is not corrected.
+`--full` adds 10⁶ weights (two chains), and on CUDA 10⁷; `--weights` leaves out larger cases.
 """
 
 import argparse
@@ -34,6 +32,7 @@ from torch import Tensor, nn
 
 from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.llc.settings import SamplerSettings
+from degeneracy.llc.statistics import LLCEstimate
 from degeneracy.models.coefficients import (
     LearningCoefficient,
     deep_linear,
@@ -45,8 +44,12 @@ from degeneracy.models.coefficients import (
 from degeneracy.models.known import DeepLinear, NormalCrossing, Quadratic
 from degeneracy.models.networks import num_parameters
 
-TEMPERATURE_RATIO = 100.0  # nβ/γ
-NUM_SAMPLES = 500  # of the cases with data
+RATIO, RATIOS = 100.0, (1_000.0, 10_000.0)  # nβ/γ: of one estimate, of two to be extrapolated
+MISSING = math.sqrt(RATIOS[0] / RATIOS[1])  # at the second of them, of what is missing at the first
+FEW_WEIGHTS, MANY_CHAINS = 10, 512
+BATCH = 128  # the m of nβ, which is given
+HUGE, FEW_CHAINS = 500_000, 2
+FULL_BATCH, MINIBATCHES = 500, 5000  # samples of the cases with data; `auto`'s minibatch is 512
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,7 @@ class Case:
     model: nn.Module
     known: LearningCoefficient
     target: Callable[[float, float], float]
-    batch_size: int | None = (
-        None  # None: the population loss; else the loss on data of a noise-free teacher
-    )
+    num_samples: int | None = None  # of a noise-free teacher's data; None: the population loss
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class Row:
     target: float
     learning_coefficient: float
     multiplicity: int
-    corrected: float  # λ − (m − 1)/ln nβ
-    llc: float | None
-    std_error: float | None
-    relative_error: float | None
+    by_ratio: dict[str, float]  # nβ/γ → λ̂
+    llc: float  # of deep linear networks extrapolated
+    std_error: float
+    relative_error: float
     at_rest: bool
     rhat: float | None  # of the losses
     burn_in: int
@@ -116,20 +117,18 @@ def crossing_case(*exponents: int) -> Case:
     )
 
 
-def linear_case(widths: tuple[int, ...], rank: int, batch_size: int | None = None) -> Case:
+def linear_case(widths: tuple[int, ...], rank: int, num_samples: int | None = None) -> Case:
     known = deep_linear(widths, rank)
     name = f"{widths}, r = {rank}".replace(" ", "").replace(",r=", ", r = ")
-    if batch_size is not None:
-        name += ", data, " + (
-            "full batch" if batch_size == NUM_SAMPLES else f"batches of {batch_size}"
-        )
+    if num_samples is not None:
+        name += f", {num_samples:,} samples"
     return Case(
         name,
         "deep linear",
         DeepLinear(widths, rank),
         known,
         lambda *_: float(known.value),
-        batch_size,
+        num_samples,
     )
 
 
@@ -146,8 +145,8 @@ def cases(full: bool, cuda: bool) -> list[Case]:
         linear_case((5, 3, 5), 3),
         linear_case((6, 6, 6), 2),
         linear_case((8, 6, 8), 3),
-        linear_case((8, 6, 8), 3, NUM_SAMPLES),
-        linear_case((8, 6, 8), 3, 50),
+        linear_case((8, 6, 8), 3, FULL_BATCH),
+        linear_case((8, 6, 8), 3, MINIBATCHES),
         linear_case((10, 10, 10), 0),
         linear_case((10, 10, 10, 10), 0),
         linear_case((8, 8, 8, 8), 4),
@@ -169,76 +168,83 @@ def cases(full: bool, cuda: bool) -> list[Case]:
 def measure(case: Case, device: torch.device) -> Row:
     """Samples one case by the rule."""
     model = case.model.to(device)
-    num_weights = num_parameters(model)
-    localization = math.sqrt(num_weights)
-    nbeta = TEMPERATURE_RATIO * localization
+    localization, known = math.sqrt(num_parameters(model)), case.known
     started = time.perf_counter()
-    if case.batch_size is None:
-        data, source = None, {"population_loss": model.population_loss}
-    else:
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn(NUM_SAMPLES, model.true_map.shape[1], generator=generator).to(device)
-        data = inputs, inputs @ model.true_map.T
-        source = {"batch_size": case.batch_size, "loss_fn": half_squared_error}
-    settings = SamplerSettings(
-        localization=localization, nbeta=nbeta, sampler_batch_size=case.batch_size
-    )
-    (estimate,) = estimate_llcs(
-        model, [model.state_dict()], data, settings, label=case.name, **source
-    )
-    target, known, found = case.target(nbeta, localization), case.known, estimate.certificates
+    ratios = RATIOS if case.family == "deep linear" else (RATIO,)
+    found = [sampled(case, model, localization, ratio * localization) for ratio in ratios]
+    last, llc, error = found[-1], found[-1].llc, found[-1].std_error
+    if len(found) > 1:
+        share = MISSING / (1 - MISSING)
+        llc = last.llc + share * (last.llc - found[0].llc)
+        error = math.hypot((1 + share) * last.std_error, share * found[0].std_error)
+    proof, target = last.certificates, case.target(last.nbeta, localization)
     return Row(
         case=case.name,
         family=case.family,
-        weights=num_weights,
+        weights=num_parameters(model),
         target=target,
         learning_coefficient=float(known.value),
         multiplicity=known.multiplicity,
-        corrected=float(known.value) - (known.multiplicity - 1) / math.log(nbeta),
-        llc=estimate.llc,
-        std_error=estimate.std_error,
-        relative_error=None if estimate.llc is None else estimate.llc / target - 1,
-        at_rest=bool(found.is_at_rest),
-        rhat=found.rhat,
-        burn_in=found.num_burnin_steps,
-        draws=found.num_draws,
-        chains=settings.num_chains,
-        diverged=int(estimate.diverged.sum()),
-        nbeta=nbeta,
+        by_ratio={f"{ratio:g}": e.llc for ratio, e in zip(ratios, found, strict=True)},
+        llc=llc,
+        std_error=error,
+        relative_error=llc / target - 1,
+        at_rest=all(bool(e.certificates.is_at_rest) for e in found),
+        rhat=proof.rhat,
+        burn_in=proof.num_burnin_steps,
+        draws=proof.num_draws,
+        chains=len(last.trace),
+        diverged=sum(int(e.diverged.sum()) for e in found),
+        nbeta=last.nbeta,
         localization=localization,
-        coordinates=found.coordinates,
-        step=found.step,
+        coordinates=proof.coordinates,
+        step=proof.step,
         seconds=time.perf_counter() - started,
     )
 
 
+def sampled(case: Case, model: nn.Module, localization: float, nbeta: float) -> LLCEstimate:
+    """The estimate at one temperature."""
+    device = next(model.parameters()).device
+    if case.num_samples is None:
+        data, source = None, {"population_loss": model.population_loss}
+    else:
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(case.num_samples, model.true_map.shape[1], generator=generator).to(
+            device
+        )
+        data = inputs, inputs @ model.true_map.T
+        source = {"batch_size": BATCH, "loss_fn": half_squared_error}
+    size = num_parameters(model)
+    chains = {"num_chains": MANY_CHAINS} if size < FEW_WEIGHTS else {}
+    chains |= {"num_chains": FEW_CHAINS} if size > HUGE else {}
+    settings = SamplerSettings(localization=localization, nbeta=nbeta, **chains)
+    states = [model.state_dict()]
+    return estimate_llcs(model, states, data, settings, label=case.name, **source)[0]
+
+
 HEADER = (
-    "| case | weights | target | λ | m | λ − (m−1)/ln nβ | λ̂ ± standard error | error | at rest,"
-    " R-hat | burn-in + draws | coordinates, e | seconds |\n" + "| --- " * 12 + "|"
+    "| case | weights | target | λ, m | λ̂ at each nβ/γ | λ̂ ± standard error | error | at rest,"
+    " R-hat | burn-in + draws, chains | coordinates, h | seconds |\n" + "| --- " * 11 + "|"
 )
 
 
 def as_markdown(row: Row) -> str:
-    estimate, error = "diverged", "—"
-    if row.llc is not None:
-        estimate, error = f"{row.llc:.5g} ± {row.std_error:.2g}", f"{row.relative_error:+.1%}"
-    known = (
-        f"{row.target:.5g} | {row.learning_coefficient:g} | {row.multiplicity} |"
-        f" {row.corrected:.5g}"
-    )
+    each = ", ".join(f"{llc:.4g}" for llc in row.by_ratio.values())
+    errors = abs(row.llc - row.target) / row.std_error
     rest = ("yes" if row.at_rest else "no") + (f", {row.rhat:.3f}" if row.rhat else "")
     return (
-        f"| {row.case} | {row.weights:,} | {known} | {estimate} | {error} | {rest} |"
-        f" {row.burn_in:,} + {row.draws:,} | {row.coordinates}, {row.step:.2g} |"
-        f" {row.seconds:.0f} |"
+        f"| {row.case} | {row.weights:,} | {row.target:.5g} | {row.learning_coefficient:g},"
+        f" {row.multiplicity} | {each} | {row.llc:.5g} ± {row.std_error:.2g} |"
+        f" {row.relative_error:+.1%}, {errors:.1f} σ | {rest} | {row.burn_in:,} + {row.draws:,},"
+        f" {row.chains} | {row.coordinates}, {row.step:.2g} | {row.seconds:.0f} |"
     )
 
 
 def summary(rows: list[Row]) -> dict[str, float]:
-    """Over the deep linear networks; one whose chains all diverged is infinitely wrong."""
-    chosen = [row for row in rows if row.family == "deep linear"]
-    errors = [math.inf if row.relative_error is None else abs(row.relative_error) for row in chosen]
-    return {"median": statistics.median(errors), "largest": max(errors)}
+    """Over the deep linear networks."""
+    chosen = [abs(row.relative_error) for row in rows if row.family == "deep linear"]
+    return {"median": statistics.median(chosen), "largest": max(chosen)}
 
 
 def main() -> None:

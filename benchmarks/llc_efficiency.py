@@ -6,8 +6,9 @@
 Efficiency is 1/(seconds × mean squared error against a long reference). The checkpoint is the last
 of a run's NGD (the default run's, FFNN 2 × 256), or LeNet-5 after two epochs of SGD.
 
-The reference is `auto`'s chain at a quarter of its first step, with minibatches of 512 and more
-draws. `auto` is charged everything: pilot, coordinates, control variates, basin, certificates.
+The reference is eight of `auto`'s chains at half its first step, 3,000 draws each on
+minibatches of 512. `auto` is charged everything: pilot, coordinates, control variates, basin,
+certificates.
 
 devinterp gets the seconds that `auto` took, the best step of a grid, the best chain length and the
 best burn-in, and as many chains as fit, also a fraction of one. Its draws are taken from this
@@ -45,6 +46,7 @@ SETTINGS = {"published": ("batch", 100.0), "local": ("dataset", 10_000.0)}
 STEPS = (0.05, 0.1, 0.2, 0.4)  # ε of devinterp, over 1/(nβ h + γ)
 LENGTHS, BURN_INS = (250, 500, 1000, 2000), (0.0, 0.25, 0.5)
 CHAINS, BATCH = 8, 128
+REFERENCE_DRAWS = 3000
 
 
 def checkpoint(options):
@@ -72,9 +74,8 @@ def reference(model, state, data, nbeta: float, settings) -> tuple[float, float]
     finer = settings.model_copy(update={"sampler_batch_size": 512})
     given = (nbeta, finer, cross_entropy)
     place = auto.prepared(model, state, problem, weights, loss, *given)
-    step = auto.first_step(place.stiffness, place.near) / 4
-    plan = auto.planned(place, nbeta, finer, step)
-    plan = replace(plan, num_draws=max(2000, 2 * plan.num_draws))
+    step = auto.first_step(place.stiffness) / 2
+    plan = replace(auto.planned(place, nbeta, finer, step), num_draws=REFERENCE_DRAWS)
     seeds = [(7, 7, chain) for chain in range(CHAINS)]
     found = walk(place.problem, place.at, loss, seeds, plan, label="reference").losses
     llcs = nbeta * (found.mean(axis=1) - loss)

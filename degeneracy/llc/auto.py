@@ -6,11 +6,12 @@
    nothing of where they are; else also K-FAC's, or the Hessian's diagonal where K-FAC does not
    reach, if those leave the directions more alike. Control variates where chains stay near and nβ
    is at least 8 times the minibatch of nβ: there its noise heats them.
-2. The step: λ̂ at e is compared with λ̂ at e/2; e is halved until they differ by no more than 2 % or
-   two standard errors. It starts at 0.2, or at a quarter (far from w*: half) over the largest
-   curvature in units of A where that is less. One pilot serves all checkpoints of a call; where U
-   is stiffer than at the pilot's, e is smaller by as much, so that a bias left is alike.
-3. Length: burn-in of 3 and draws of 15 relaxation times of the slowest direction, 2/(e a), a the
+2. The step: λ̂ at h is compared with λ̂ at h/2; h is halved until they differ by no more than 2 % or
+   two standard errors. It starts where h² times the largest curvature in units of A is 0.1
+   (minibatch noise heats stiff directions long before they become unstable; 0.5 without it), and at
+   0.3 at most. One pilot serves all checkpoints of a call; where U is stiffer than at the pilot's,
+   h is smaller by as much as keeps a bias left alike.
+3. Length: burn-in of 3 and draws of 12 relaxation times of the slowest direction, 2/(h a), a the
    smallest curvature of U in units of A. Twice the draws where R-hat then is above 1.05.
 4. Chains (`langevin`), from starts that are spread.
 5. Certificates (`certificates`), with the basin's bottom (`basin`).
@@ -32,21 +33,24 @@ from degeneracy.llc.basin import bottom
 from degeneracy.llc.certificates import BURN_IN, MOST_DISTANCE, MOST_RHAT, Certificates
 from degeneracy.llc.chains import Problem
 from degeneracy.llc.coordinates import SAMPLES, Coordinates, some
-from degeneracy.llc.langevin import Walk, Walked, full_gradient, walk
+from degeneracy.llc.langevin import KINETIC, Walk, Walked, full_gradient, walk
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import diagnosis, standard_error
 from degeneracy.weights import flattened, named
 
-LARGEST_STEP = 0.2  # e
-STEP_BY_STIFFNESS = {True: 0.25, False: 0.5}  # e times the largest curvature: near w*, and far
-HALVINGS = 5
+LARGEST_STEP = {True: 0.3, False: 0.2}  # with momentum (h), and without (e)
+STEP_BY_STIFFNESS = {True: 0.1, False: 0.25}  # h², or e, times the largest curvature
+WITHOUT_NOISE = 0.5  # the same where every draw sees all the data
+TRIES, TOO_LARGE = 6, 4.0  # of the pilot; by which a step is divided at which chains diverge
+START_PROBES, SPREAD_HALVINGS = 2, 12
 PLATEAU_SHARE, PLATEAU_ERRORS = 0.02, 2.0  # of λ̂, of its error
-PILOT_CHAINS, PILOT_BURN_IN, PILOT_DRAWS, SHORTEST_PILOT = 4, 1, 4, 60
-PILOT_IDS = 2**20  # between the random numbers of chains and of pilots
-DRAWS, SHORTEST, LONGEST = 15, 400, 20_000  # relaxation times, draws
+PILOT_BURN_IN, PILOT_DRAWS, SHORTEST_PILOT = 1, 4, 60
+PILOT_CHAINS, PILOT_WEIGHTS = 4, 2**13  # more, as many as are asked for, have few weights in all
+PILOT_IDS, FURTHER_IDS = 2**20, 2**21  # between random numbers of chains, pilots, chains gone on
+DRAWS, SHORTEST, LONGEST = 12, 150, 20_000  # relaxation times, draws
 BATCH = 512
 SOFTEST = 0.05  # least curvature in units of A that a length is made for
-CURVATURE_SAMPLES = 1000
+CURVATURE_SAMPLES, VECTORS = 1000, 10  # VECTORS: that Lanczos's iteration keeps
 ENOUGH_ALIKE = 50.0  # largest over smallest curvature up to which no preconditioner is looked for
 NOISY = 8.0  # nβ over the minibatch from which its noise heats chains so that control pays
 
@@ -67,6 +71,7 @@ class Place:
         controlled: Whether control variates are used.
         stiffness, softness: Largest and smallest curvature of U in units of A.
         near: Whether chains are expected to stay near.
+        spread: How far they may start spread out, of N(0, A⁻¹).
     """
 
     problem: Problem
@@ -77,6 +82,7 @@ class Place:
     stiffness: float
     softness: float
     near: bool
+    spread: float = 1.0
 
     def relaxation(self, step: float) -> float:
         """Steps in which the slowest direction forgets its start."""
@@ -133,7 +139,29 @@ def prepared(
                 "the gradient at the checkpoint is not finite over the whole data set; look at its"
                 " loss there (a log of 0, a division by 0), or leave the checkpoint out"
             )
-    return Place(problem, at, init_loss, control, controlled, stiffness, softness, near)
+    spread = _spread(at, some(problem.data, CURVATURE_SAMPLES, settings.seed), nbeta, localization)
+    return Place(problem, at, init_loss, control, controlled, stiffness, softness, near, spread)
+
+
+@torch.no_grad()
+def _spread(at: Coordinates, data: tuple[Tensor, ...], nbeta: float, localization: float) -> float:
+    """The largest of 1, ½, ¼, … by which N(0, A⁻¹) may be scaled so that U rises by at most twice
+    what it holds in a quadratic basin, d/2: where a loss is flat at w* but not around it, A says
+    nothing of how far chains can go.
+    """
+    start = flattened(at.weights)
+    generator = torch.Generator(start.device).manual_seed(0)
+    away = torch.randn(START_PROBES, len(start), generator=generator, device=start.device)
+    away = away.to(start) * at.precision(nbeta, localization).rsqrt()
+
+    def loss(row: Tensor) -> float:
+        return float(at.loss(named(row, at.weights), *data))
+
+    here = loss(start)
+    for scale in (2.0**-k for k in range(SPREAD_HALVINGS)):
+        if all(nbeta * (loss(start + scale * row) - here) <= len(start) for row in away):
+            return scale
+    return scale
 
 
 def _coordinates(
@@ -205,7 +233,14 @@ def _end(operator: LinearOperator, which: str) -> float:
     most = 300 if which == "LA" else 30  # the smallest have many neighbours
     try:
         (value,) = eigsh(
-            operator, k=1, which=which, v0=guess, tol=0.05, maxiter=most, return_eigenvectors=False
+            operator,
+            k=1,
+            which=which,
+            v0=guess,
+            ncv=min(len(guess), VECTORS),
+            tol=0.05,
+            maxiter=most,
+            return_eigenvectors=False,
         )
     except ArpackNoConvergence as error:
         if which == "LA" and not len(error.eigenvalues):
@@ -223,44 +258,46 @@ def stays_near(num_weights: int, localization: float, length: float) -> bool:
     return reach <= MOST_DISTANCE * length
 
 
-def step_at(place: Place, step: float, stiffness: float) -> float:
+def step_at(place: Place, step: float, stiffness: float, dynamics: str) -> float:
     """The relative step at a checkpoint, of one that a pilot found where the stiffness was another.
 
     As large in the stiffest direction, so that its error is alike at all checkpoints, and no larger
     than the pilot's.
     """
-    return step * min(1.0, stiffness / place.stiffness)
+    ratio = min(1.0, stiffness / place.stiffness)
+    return step * (math.sqrt(ratio) if dynamics == KINETIC else ratio)
 
 
-def first_step(stiffness: float, near: bool = True) -> float:
+def first_step(stiffness: float, dynamics: str = KINETIC, exact: bool = False) -> float:
     """The relative step that a pilot tries first, by the largest curvature of U in units of A.
 
-    Half as large where chains stay near w*: there an estimate is to be local to a percent, and
-    directions are alike, so that it costs little.
+    `exact` says that gradients have no minibatch noise.
     """
-    return min(LARGEST_STEP, STEP_BY_STIFFNESS[near] / stiffness)
+    kinetic = dynamics == KINETIC
+    found = (WITHOUT_NOISE if exact else STEP_BY_STIFFNESS[kinetic]) / stiffness
+    return min(LARGEST_STEP[kinetic], math.sqrt(found) if kinetic else found)
 
 
 def piloted(
     place: Place, nbeta: float, settings: SamplerSettings, chain_id: int, label: str
 ) -> tuple[float, float]:
-    """The relative step e by the rule, and λ̂ at e minus λ̂ at e/2.
+    """The relative step by the rule, and λ̂ with it minus λ̂ with half of it.
 
     Raises:
         PilotError: No step passed.
     """
-    step = first_step(place.stiffness, place.near)
+    step = first_step(place.stiffness, settings.dynamics, place.problem.full_batch)
     tried, before = [], None
-    for _ in range(HALVINGS):
+    for _ in range(TRIES):
         here = before or _pilot(place, nbeta, settings, chain_id, step, label)
-        half = _pilot(place, nbeta, settings, chain_id, step / 2, label)
-        bias, allowed = here[0] - half[0], math.nan
-        if math.isfinite(bias):
-            errors = PLATEAU_ERRORS * math.hypot(here[1], half[1])
-            allowed = max(PLATEAU_SHARE * abs(half[0]), errors)
-            if abs(bias) <= allowed:
-                return step, bias
         tried.append(f"{step:.2g} ({here[0]:.4g})")
+        if not math.isfinite(here[0]):
+            step, before = step / TOO_LARGE, None
+            continue
+        half = _pilot(place, nbeta, settings, chain_id, step / 2, label)
+        bias, errors = here[0] - half[0], PLATEAU_ERRORS * math.hypot(here[1], half[1])
+        if abs(bias) <= max(PLATEAU_SHARE * abs(half[0]), errors):
+            return step, bias
         step, before = step / 2, half
     raise PilotError(
         f"the pilot found no usable step: λ̂ still changes by more than 2 % from one relative step"
@@ -279,7 +316,9 @@ def _pilot(
         num_burnin_steps=min(LONGEST, math.ceil(PILOT_BURN_IN * relaxation)),
         num_draws=min(LONGEST, max(SHORTEST_PILOT, math.ceil(PILOT_DRAWS * relaxation))),
     )
-    seeds = [(settings.seed, chain_id, PILOT_IDS + chain) for chain in range(PILOT_CHAINS)]
+    fit = PILOT_WEIGHTS // len(flattened(place.at.weights))
+    count = max(PILOT_CHAINS, min(settings.num_chains, fit))
+    seeds = [(settings.seed, chain_id, PILOT_IDS + chain) for chain in range(count)]
     found = walk(
         place.problem, place.at, place.init_loss, seeds, plan, label=f"{label} pilot"
     ).losses
@@ -303,8 +342,8 @@ def planned(place: Place, nbeta: float, settings: SamplerSettings, step: float) 
         step,
         burn_in,
         draws,
-        averaged=s.noise == "averaged",
-        spread=s.starts == "spread",
+        dynamics=s.dynamics,
+        spread=place.spread if s.starts == "spread" else 0.0,
         control=place.control if place.controlled else None,
         paired=s.paired_losses and (place.controlled or place.near),
     )
@@ -360,7 +399,7 @@ def certified(
         num_draws=plan.num_draws,
         rhat=_rhat(losses),
         distance_rhat=_rhat(distances),
-        starts_spread=plan.spread,
+        starts_spread=plan.spread > 0,
         gauge=settings.gauge,
         step=plan.step,
         step_bias=step_bias,
@@ -372,10 +411,10 @@ def certified(
 def disagree(walked: Walked) -> bool:
     """Whether R-hat of the losses or of |w − w*| is above what counts as rest."""
     fine = np.isfinite(walked.losses).all(axis=1)
-    rhats = [_rhat(values[fine]) for values in walked if fine.sum() > 1]
+    rhats = [_rhat(values[fine]) for values in walked[:2] if fine.sum() > 1]
     return any(rhat is not None and rhat > MOST_RHAT for rhat in rhats)
 
 
 def _rhat(values: np.ndarray) -> float | None:
-    """Gelman and Rubin's R-hat, of whole chains: of halves, fifteen relaxation times are few."""
+    """Gelman and Rubin's R-hat, of whole chains: of halves, twelve relaxation times are few."""
     return diagnosis(array_stats.rhat, values, method="identity")

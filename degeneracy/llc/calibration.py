@@ -90,7 +90,7 @@ def calibrate(
     rows = []
     for halving in range(HALVINGS):
         nbeta = resolve_nbeta("dataset", batch_size, n) / 2**halving
-        rows.append(_row(places, nbeta, gamma, settings.seed))
+        rows.append(_row(places, nbeta, gamma, settings.seed, settings.dynamics))
         if rows[-1]["admissible"]:
             break
     table = pd.DataFrame(rows)
@@ -98,7 +98,9 @@ def calibrate(
     return _chosen(table, settings, n)
 
 
-def _row(places: Sequence["_Measured"], nbeta: float, gamma: float, seed: int) -> dict:
+def _row(
+    places: Sequence["_Measured"], nbeta: float, gamma: float, seed: int, dynamics: str
+) -> dict:
     expected = max(nbeta**2 * place.slope_norm**2 / (2 * gamma) for place in places)
     shift, reached = math.nan, False
     if expected <= HOPELESS:
@@ -117,7 +119,7 @@ def _row(places: Sequence["_Measured"], nbeta: float, gamma: float, seed: int) -
         "distance": distance,
         "shift": shift,
         "expected_shift": expected,
-        "steps": math.ceil((BURN_IN + DRAWS) * 2 / first_step(stiffness)),
+        "steps": math.ceil((BURN_IN + DRAWS) * 2 / first_step(stiffness, dynamics)),
         "admissible": reached and shift <= MOST_SHIFT and distance <= MOST_DISTANCE,
     }
 

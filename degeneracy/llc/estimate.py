@@ -229,23 +229,27 @@ class _Given:
         alike = settings.model_copy(update={"preconditioner": kind})
         place = self._place(checkpoint, self.losses[id(checkpoint)], nbeta, alike, near)
         place = replace(place, at=replace(place.at, reason=place.at.reason or reason))
-        plan = auto.planned(place, nbeta, settings, auto.step_at(place, *stepped))
+        plan = auto.planned(
+            place, nbeta, settings, auto.step_at(place, *stepped, settings.dynamics)
+        )
         seeds = [
             (settings.seed, self.ids[position], number) for number in range(settings.num_chains)
         ]
         walked = self._walked(place, plan, seeds)
-        if settings.num_draws is None and auto.disagree(walked):  # by chance, one time in six
+        if settings.num_draws is None and auto.disagree(walked):  # often by chance
+            more = [(*seed[:2], auto.FURTHER_IDS + seed[2]) for seed in seeds]
+            further = replace(plan, num_burnin_steps=0)
+            walked = walked.then(self._walked(place, further, more, walked.ends))
             plan = replace(plan, num_draws=2 * plan.num_draws)
-            walked = self._walked(place, plan, seeds)
         found = auto.certified(place, plan, walked, settings, self.chance, step_bias)
         n = self.target.num_samples
         return summarise(
             walked.losses, place.init_loss, nbeta, n, settings=settings, certificates=found
         )
 
-    def _walked(self, place: auto.Place, plan: Walk, seeds: Sequence) -> Walked:
-        budget = self.memory_budget
-        return walk(place.problem, place.at, place.init_loss, seeds, plan, budget, self.label)
+    def _walked(self, place: auto.Place, plan: Walk, seeds: Sequence, goes_on=None) -> Walked:
+        given = (place.problem, place.at, place.init_loss, seeds, plan)
+        return walk(*given, self.memory_budget, self.label, goes_on)
 
     def _piloted(self, nbeta: float, settings: SamplerSettings) -> tuple:
         loss = self.losses.get(id(self.pilot))

@@ -14,23 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from degeneracy.curvature.largest import largest_curvature, loss_on
-from degeneracy.llc.auto import BURN_IN, DRAWS, first_step, stays_near
+from degeneracy.llc.auto import BURN_IN, DRAWS, first_step
 from degeneracy.llc.checks import check_problem
 from degeneracy.llc.coordinates import some
 from degeneracy.llc.estimate import estimate_llcs, resolve_nbeta
 from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.llc.statistics import LLCEstimate
-from degeneracy.weights import flattened
 
 LOCALIZATIONS = (10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)  # γ of the grid
 NBETAS = ("batch", "dataset")  # nβ of the grid: m/ln m and n/ln n
 STEP = 0.2  # ε (nβ h_max + γ) of the grid
-MOST_STEPS = 1_500  # of a chain; a cell that needs more to come to rest is not sampled
+MOST_STEPS = 800  # of a chain; a cell that needs more to come to rest is not sampled
 CURVATURE_SAMPLES = 1280  # samples on which the largest curvature is taken
 
 
@@ -106,7 +104,7 @@ def llc_grid(
     Args:
         model, checkpoints, data, batch_size, loss_fn, checkpoint_ids: As
             `llc.estimate.estimate_llcs` takes them.
-        settings: With `auto` every cell that can come to rest within 1,500 steps a chain is sampled
+        settings: With `auto` every cell that can come to rest within 800 steps a chain is sampled
             by it, with the settings' chains; of the others it is said how many steps they need.
             With a published sampler: number of chains, draws and burn-in steps, seed and backend;
             the sampler is SGLD in every cell, and the first half of the draws becomes burn-in too
@@ -126,9 +124,8 @@ def llc_grid(
     if curvature is None:
         curvature = max_curvature(model, checkpoints, data, loss_fn, settings.seed)
     ids = range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids
-    reach = _reach(model, checkpoints)
     cells = [
-        _Cell(setting, localization, curvature, settings, batch_size, len(data[0]), reach)
+        _Cell(setting, localization, curvature, settings, batch_size, len(data[0]))
         for setting, localization in product(nbetas, localizations)
     ]
     sampled = [cell for cell in cells if not automatic or cell.needed_steps <= MOST_STEPS]
@@ -156,19 +153,12 @@ def llc_grid(
     ]
 
 
-def _reach(model: nn.Module, checkpoints: Sequence[dict[str, Tensor]]) -> tuple[int, float]:
-    """The number of weights sampled, and the smallest |w*|."""
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    rows = [flattened({name: state[name] for name in names}) for state in checkpoints]
-    return len(rows[0]), min(float(torch.linalg.vector_norm(row)) for row in rows)
-
-
 class _Cell:
     """A cell to come: its settings, and the steps that `auto` would need with its first step in
-    the weights as they are; `reach` is (d, |w*|).
+    the weights as they are.
     """
 
-    def __init__(self, setting, localization, curvature, settings, batch_size: int, n: int, reach):
+    def __init__(self, setting, localization, curvature, settings, batch_size: int, n: int):
         self.setting, self.localization = setting, localization
         nbeta = resolve_nbeta(setting, batch_size, n)
         if settings.sampler == AUTO:
@@ -178,7 +168,7 @@ class _Cell:
             step = adapted_step(nbeta, curvature, localization)
             self.settings = sgld_settings(settings, localization, setting, step)
         stiffness = (nbeta * curvature + localization) / localization if localization else math.inf
-        step = first_step(stiffness, stays_near(reach[0], localization, reach[1]))
+        step = first_step(stiffness, settings.dynamics)
         self.needed_steps = math.ceil((BURN_IN + DRAWS) * 2 / step) if step else sys.maxsize
 
 

@@ -1,8 +1,12 @@
 """How do the chains of `auto` walk? Preconditioned Langevin steps, with the loss seen against w*'s.
 
-    w ← w − (e/2) A⁻¹ (nβ g(w) + γ(w − w*)) + (e/A)^½ (ξ_t + ξ_{t+1})/2
+By default with momentum (`samplers.kinetic`): a step h is as far from instability as e = h² is
+without, but the softest direction relaxes in 2/h steps in place of 2/e. Or overdamped,
 
-in the coordinates of `coordinates`, each part switchable:
+    w ← w − (e/2) A⁻¹ (nβ g(w) + γ(w − w*)) + (e/A)^½ (ξ_t + ξ_{t+1})/2,
+
+the noise averaged over two steps or, as Euler has it, not. All in the coordinates of `coordinates`,
+each part switchable:
 
 Control variates (Baker, Fearnhead, Fox & Nemeth, arXiv:1706.05439):
 
@@ -13,7 +17,7 @@ L_m(w) − L_m(w*) − (w − w*)·(∇L_m(w*) − ∇L(w*)).
 
 Paired losses without them: L_m(w) − L_m(w*), at the cost of a forward pass.
 
-Spread starts: w* + N(0, A⁻¹).
+Spread starts: w* + s N(0, A⁻¹), s = 1 where the loss allows it (`auto`).
 """
 
 from collections.abc import Iterable
@@ -30,10 +34,11 @@ from tqdm import tqdm
 
 from degeneracy.llc.chains import Engine, Problem, Schedule, advance, noise_stream, recorded
 from degeneracy.llc.coordinates import Coordinates
-from degeneracy.llc.samplers import Chain, langevin
+from degeneracy.llc.samplers import Chain, kinetic, langevin
 from degeneracy.weights import flattened, named
 
 DISTANCE_EVERY = 4  # draws between two looks at |w − w*|, which is slow to change
+KINETIC = "kinetic"  # the dynamics with momentum
 EVALUATION_BATCH = 2000  # samples of a batch where all the data are gone through
 
 
@@ -43,10 +48,10 @@ class Walk:
 
     Attributes:
         nbeta, localization: nβ and γ.
-        step: The relative step e.
+        step: The relative step, h or e.
         num_burnin_steps, num_draws: Of each chain.
-        averaged: Whether noise is averaged over two steps.
-        spread: Whether chains start spread out.
+        dynamics: `"kinetic"`, or overdamped with noise that is `"averaged"`, or `"euler"`.
+        spread: How far chains start spread out, of N(0, A⁻¹); 0: all at the checkpoint.
         control: The gradient ∇L(w*), flat, where control variates are used.
         paired: Whether a draw is the loss against w*'s on the same minibatch.
     """
@@ -56,8 +61,8 @@ class Walk:
     step: float
     num_burnin_steps: int
     num_draws: int
-    averaged: bool = True
-    spread: bool = True
+    dynamics: str = KINETIC
+    spread: float = 1.0
     control: Tensor | None = None
     paired: bool = True
 
@@ -67,6 +72,12 @@ class Walked(NamedTuple):
 
     losses: Float[np.ndarray, "chains draws"]  # L(w*) + what a draw lies above it
     distances: Float[np.ndarray, "chains draws"]  # |w − w*|, every fourth of them new
+    ends: Float[Tensor, "chains 2 d"]  # weights, and momentum or the last noise
+
+    def then(self, more: "Walked") -> "Walked":
+        """These chains with what came after."""
+        both = (np.concatenate(parts, axis=1) for parts in zip(self[:2], more[:2], strict=True))
+        return Walked(*both, more.ends)
 
 
 def full_gradient(problem: Problem, weights: dict[str, Tensor]) -> tuple[Tensor, float]:
@@ -95,6 +106,7 @@ def walk(
     plan: Walk,
     memory_budget: int | None = None,
     label: str = "LLC",
+    goes_on: Float[Tensor, "chains 2 d"] | None = None,
 ) -> Walked:
     """Walks one chain a seed; on a CPU every core advances some of them.
 
@@ -105,27 +117,32 @@ def walk(
         seeds: (seed of the settings, the checkpoint's id, the chain's number) of each chain.
         plan: What they do.
         memory_budget, label: As `chains.run_chains` takes them.
+        goes_on: Where chains of an earlier walk ended: these take up there, with other seeds.
     """
     problem = problem._replace(loss=at.loss)
     chains = [Chain(0, seed, plan.step, plan.nbeta, plan.localization) for seed in seeds]
-    engine = _Walkers(problem, at, init_loss, chains, plan)
-    whole = Walked(*(np.full((len(chains), plan.num_draws), np.nan) for _ in Walked._fields))
-    for rows, found in advance(engine, memory_budget, label):
-        for into, values in zip(whole, found, strict=True):
-            into[rows.start : rows.stop] = values
-    return whole
+    engine = _Walkers(problem, at, init_loss, chains, plan, goes_on)
+    groups = sorted(advance(engine, memory_budget, label), key=lambda group: group[0].start)
+    losses, distances, ends = zip(*(found for _, found in groups), strict=True)
+    return Walked(np.concatenate(losses), np.concatenate(distances), torch.cat(ends))
 
 
 class _Walkers(Engine):
     """Advances groups of chains that walk by a plan."""
 
     def __init__(
-        self, problem: Problem, at: Coordinates, init_loss: float, chains: list[Chain], plan: Walk
+        self,
+        problem: Problem,
+        at: Coordinates,
+        init_loss: float,
+        chains: list[Chain],
+        plan: Walk,
+        goes_on: Tensor | None = None,
     ):
         starts = flattened(at.weights).detach()[None]
         schedule = Schedule("langevin", plan.num_draws, plan.num_burnin_steps)
         super().__init__(problem, at.weights, starts, chains, schedule)
-        self.plan, self.init_loss = plan, init_loss
+        self.plan, self.init_loss, self.goes_on = plan, init_loss, goes_on
         self.precision = at.precision(plan.nbeta, plan.localization)
         self.losses = {}  # by number of chains: the loss alone
 
@@ -154,11 +171,18 @@ class _Walkers(Engine):
         start = self.starts.expand(len(chains), -1).contiguous()
         noise = noise_stream(chains, start.new_ones(len(chains), 1), start)
         batches = self.problem.batches(chains)
-        weights = start.clone()
-        if plan.spread:
-            weights.addcmul_(next(noise), self.precision.rsqrt())
-        first = next(noise) if plan.averaged else None
-        step = langevin(start, plan.step, plan.nbeta, plan.localization, self.precision, first)
+        weights, memory = self._first(rows, start, noise)
+        move, remembers = (
+            (kinetic, True) if plan.dynamics == KINETIC else (langevin, plan.dynamics == "averaged")
+        )
+        step = move(
+            start,
+            plan.step,
+            plan.nbeta,
+            plan.localization,
+            self.precision,
+            memory if remembers else None,
+        )
         seen = weights.new_full((2, plan.num_draws, len(chains)), torch.nan)
         for t in range(-plan.num_burnin_steps, plan.num_draws):
             if stop.is_set():
@@ -173,7 +197,16 @@ class _Walkers(Engine):
             with bar.get_lock():
                 bar.update(len(chains))
         rises, distances = (part.T.double().cpu().numpy() for part in seen)
-        return Walked(self.init_loss + rises, distances)
+        return Walked(self.init_loss + rises, distances, torch.stack([weights, memory], 1))
+
+    def _first(self, rows: range, start: Tensor, noise) -> tuple[Tensor, Tensor]:
+        """Weights that chains start from, and their momentum or the noise before the first."""
+        if self.goes_on is not None:
+            return self.goes_on[rows.start : rows.stop].unbind(1)
+        weights = start.clone()
+        if self.plan.spread:
+            weights.addcmul_(next(noise), self.plan.spread * self.precision.rsqrt())
+        return weights, next(noise).clone()
 
     def _seen(
         self, start: Tensor, weights: Tensor, batch: tuple[Tensor, ...]

@@ -12,10 +12,11 @@ place. As published, and as devinterp has them, step for step:
                   ξ ← ξ + |p|²/d − ε
                   Ding et al., NeurIPS 2014
 
-`langevin` is the step of the sampler `auto`: a constant preconditioner, noise averaged over two
-steps. What is drawn at random is given to them.
+`kinetic` and `langevin` are steps of the sampler `auto`, with a constant preconditioner: with
+momentum, and without. What is drawn at random is given to them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 RMSPROP_DECAY, RMSPROP_FLOOR = 0.99, 0.1  # devinterp's
+FRICTION = 2.0  # of `kinetic`, in units of the softest direction's frequency
 
 
 class Chain(NamedTuple):
@@ -104,7 +106,7 @@ def langevin(
     nbeta: float,
     localization: float,
     precision: Tensor,
-    first: Tensor | None,
+    before: Tensor | None,
 ) -> Step:
     """Langevin dynamics scaled by a constant A: w ← w − (e/2) A⁻¹ ∇U + (e/A)^½ ξ̄.
 
@@ -114,15 +116,14 @@ def langevin(
             steps and is unstable from e a = 4 on.
         nbeta, localization: nβ and γ of U = nβ L + (γ/2)|w − w*|².
         precision: The diagonal A, (weights,).
-        first: N(0, 1) numbers like `starts`, for ξ̄ = (ξ_t + ξ_{t+1})/2 (Leimkuhler & Matthews,
+        before: N(0, 1) numbers like `starts`, for ξ̄ = (ξ_t + ξ_{t+1})/2 (Leimkuhler & Matthews,
             Appl. Math. Res. Express 2013, 34), whose variances are exact for a quadratic U at
-            every stable e; None: ξ̄ = ξ_t, Euler's step.
+            every stable e; kept up to date in place. None: ξ̄ = ξ_t, Euler's step.
     """
     if bool((precision == precision[0]).all()):  # plain numbers then, which cost fewer passes
         precision = precision[0]
     drift = -epsilon / 2 / precision
-    spread = (epsilon / precision).sqrt() * (1 if first is None else 0.5)
-    before = None if first is None else first.clone()
+    spread = (epsilon / precision).sqrt() * (1 if before is None else 0.5)
 
     def step(weights: Tensor, gradients: Tensor, noise: Tensor) -> None:
         weights.lerp_(starts, -drift * localization).addcmul_(gradients, drift * nbeta)
@@ -130,6 +131,40 @@ def langevin(
         if before is not None:
             weights.addcmul_(before, spread)
             before.copy_(noise)
+
+    return step
+
+
+def kinetic(
+    starts: Tensor, h: float, nbeta: float, localization: float, precision: Tensor, momentum: Tensor
+) -> Step:
+    """Langevin dynamics with momentum, in the units of a constant A: x = A^½ (w − w*), ẋ = v, v̇ =
+    −A^-½ ∇U − 2v + noise.
+
+    A step is BAOAB (Leimkuhler & Matthews, Appl. Math. Res. Express 2013, 34), both kicks in one:
+    variances are exact for a quadratic U at every stable h. Friction 2 is critical where the
+    curvature is A, as it is in the softest directions of plain weights.
+
+    Args:
+        starts: w*, (chains, weights).
+        h: The relative step, without unit: a direction of curvature a·A ≤ A relaxes in 2/(h a)
+            steps, a stiffer one sooner, and one is unstable from h² a = 4 on.
+        nbeta, localization: nβ and γ of U = nβ L + (γ/2)|w − w*|².
+        precision: The diagonal A, (weights,).
+        momentum: N(0, 1) numbers like `starts` to begin with; kept up to date in place.
+    """
+    if bool((precision == precision[0]).all()):  # plain numbers then, which cost fewer passes
+        precision = precision[0]
+    kept = math.exp(-FRICTION * h)
+    root = precision.rsqrt()
+    pull, push = h * localization * root, -h * nbeta * root
+    refreshed = math.sqrt(1 - kept**2)
+    drift, jolt = (1 + kept) / 2 * h * root, refreshed / 2 * h * root
+
+    def step(weights: Tensor, gradients: Tensor, noise: Tensor) -> None:
+        momentum.addcmul_(gradients, push).addcmul_(starts - weights, pull)
+        weights.addcmul_(momentum, drift).addcmul_(noise, jolt)
+        momentum.mul_(kept).add_(noise, alpha=refreshed)
 
     return step
 

@@ -14,7 +14,7 @@ PUBLISHED_LOCALIZATION = 100.0  # γ
 CHOSEN = ("sampler_lr", "num_draws", "num_burnin_steps")  # by `auto` itself, where null
 PARTS = {  # of `auto`, with what they are where nothing is said
     "sampler_batch_size": None,
-    "noise": "averaged",
+    "dynamics": "kinetic",
     "starts": "spread",
     "preconditioner": "auto",
     "control_variates": "auto",
@@ -91,8 +91,8 @@ class SamplerSettings(Section):
     num_draws: Annotated[int, Field(ge=4, le=10_000_000)] | None = Field(
         default_factory=published(1_000),
         description=(
-            "Draws a chain after its burn-in, one a sampler step; null (auto only): 15 relaxation"
-            " times of the slowest direction, 400 to 20000, and twice that where chains disagree."
+            "Draws a chain after its burn-in, one a sampler step; null (auto only): 12 relaxation"
+            " times of the slowest direction, 150 to 20000, and twice that where chains disagree."
             " Left out, 1000 for the others."
         ),
         json_schema_extra={"default": None},
@@ -149,11 +149,12 @@ class SamplerSettings(Section):
             " samples where there are fewer."
         ),
     )
-    noise: Literal["averaged", "euler"] = Field(
-        "averaged",
+    dynamics: Literal["kinetic", "averaged", "euler"] = Field(
+        "kinetic",
         description=(
-            "Of auto: the mean of two successive normal numbers (Leimkuhler-Matthews), which gets"
-            " the variances of a quadratic exactly, or one (Euler)."
+            "Of auto: with momentum (kinetic), or overdamped with noise that is the mean of two"
+            " successive normal numbers (averaged: Leimkuhler-Matthews), or one (euler). The first"
+            " two get the variances of a quadratic exactly."
         ),
     )
     starts: Literal["spread", "checkpoint"] = Field(

@@ -9,13 +9,22 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from degeneracy.llc import coordinates
-from degeneracy.llc.auto import BATCH, DRAWS, SHORTEST, PilotError, extremes, planned, prepared
+from degeneracy.llc.auto import (
+    BATCH,
+    DRAWS,
+    SHORTEST,
+    WITHOUT_NOISE,
+    PilotError,
+    extremes,
+    planned,
+    prepared,
+)
 from degeneracy.llc.chains import Problem
 from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import paired_difference
-from degeneracy.models.coefficients import quadratic_llc
-from degeneracy.models.known import Quadratic
+from degeneracy.models.coefficients import normal_crossing_llc, quadratic_llc
+from degeneracy.models.known import NormalCrossing, Quadratic
 
 QUICK = {"num_chains": 4, "num_draws": 40}
 
@@ -135,10 +144,12 @@ def test_chains_are_as_long_as_the_slowest_direction_asks(classification):
 def test_a_step_that_euler_would_bias_is_halved_until_it_does_not():
     """λ̂ at e and e/2 within 2 % or two errors; what the pilot found is told."""
     model = Quadratic(np.geomspace(0.1, 1.0, 200).tolist())
-    found = of_loss(model, nbeta=1000.0, localization=100.0, noise="euler", preconditioner="none")
+    found = of_loss(
+        model, nbeta=1000.0, localization=100.0, dynamics="euler", preconditioner="none"
+    )
     expected = quadratic_llc(model.curvatures.tolist(), 1000.0, 100.0)
     proof = found.certificates
-    assert proof.step <= 0.5 / (1100 / 100) * 1.01  # Lanczos is near enough
+    assert proof.step <= WITHOUT_NOISE / (1100 / 100) * 1.01  # Lanczos is near enough
     allowed = 2 * 0.02 * expected  # the bias is linear in e: twice that from e to e/2
     assert abs(found.llc - expected) < 4 * found.std_error + allowed + 2 * abs(proof.step_bias)
 
@@ -176,6 +187,25 @@ def test_a_pilot_that_is_given_decides_for_the_others(classification):
     # but no step that would be unstable here
     (careful,) = estimate_llcs(case.model, *run, pilot=soft)
     assert np.isfinite(careful.trace).all()
+
+
+def test_starts_are_narrower_where_the_loss_is_flat_at_the_checkpoint_only():
+    """K = |w|⁴ has no curvature at 0: N(0, 1/γ) would start chains at a U of thousands. The law's
+    own mean of nβ K is d/4.
+    """
+    model = NormalCrossing((2,) * 1)
+    found = of_loss(model, nbeta=1e6, localization=10.0, num_draws=2000)
+    exact = normal_crossing_llc((2,), 1e6, 10.0)
+    assert abs(found.llc - exact) < 4 * found.std_error
+    assert found.std_error < 0.15 * exact
+    settings = SamplerSettings(nbeta=1e6, localization=10.0)
+    for shape, spread in ((model, False), (Quadratic([1e-6] * 3), True)):
+        weights = {name: p.detach() for name, p in shape.named_parameters()}
+        problem = Problem(shape.population_loss, (), 0)
+        place = prepared(
+            shape, shape.state_dict(), problem, weights, 0.0, 1e6, settings, cross_entropy
+        )
+        assert (place.spread == 1.0) is spread
 
 
 # ---- certificates of an estimate -----------------------------------------------------------------
@@ -269,7 +299,7 @@ def test_a_loss_that_is_nan_around_the_checkpoint_has_no_usable_step():
         return parameters["weight"].square().sum() + torch.where(off, math.nan, 0.0)
 
     with pytest.raises(
-        PilotError, match=r"no usable step.*0\.2 \(nan\), 0\.1 \(nan\).*loss is finite"
+        PilotError, match=r"no usable step.*0\.3 \(nan\), 0\.075 \(nan\).*loss is finite"
     ):
         of_loss(Quadratic([1.0] * 3), loss, nbeta=1.0)
 

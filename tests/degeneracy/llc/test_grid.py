@@ -121,9 +121,12 @@ def test_a_grid_is_sampled_with_sgld_whatever_the_settings_say(regression, sampl
     assert cell.estimates[0].mean_acceptance is not None
 
 
+LONG = (0.1, *LOCALIZATIONS)  # the first asks for more steps than a cell gets
+
+
 @pytest.fixture(scope="module")
 def automatic(regression):
-    """Of the cells, some of which `auto` cannot bring to rest within 1,500 steps a chain."""
+    """Of the cells, some of which `auto` cannot bring to rest within 800 steps a chain."""
     model, data, curvatures = regression
     settings = SamplerSettings(num_chains=4, num_draws=200)
     state = {"weight": model.weight.detach() + 0.05}
@@ -135,6 +138,7 @@ def automatic(regression):
         1000,
         half_mse,
         curvature=curvatures.max(),
+        localizations=LONG,
         nbetas=("dataset",),
         checkpoint_ids=[7, 8],
     )
@@ -144,17 +148,15 @@ def automatic(regression):
 def test_auto_samples_the_cells_that_can_come_to_rest_and_tells_of_the_others(
     automatic, regression
 ):
-    """Burn-in and draws, in relaxation times 2/e of the softest direction, e by A/γ."""
+    """Burn-in and draws, in relaxation times 2/h of the softest direction, h by A/γ."""
     _, _, curvatures = regression
-    _, state, cells = automatic
-    row = torch.cat([tensor.flatten() for tensor in state.values()])
-    assert [cell.localization for cell in cells] == list(LOCALIZATIONS)
+    _, _, cells = automatic
+    assert [cell.localization for cell in cells] == list(LONG)
     for cell in cells:
         stiffness = (cell.nbeta * curvatures.max() + cell.localization) / cell.localization
-        near = math.sqrt(len(row) / cell.localization) <= 0.3 * float(row.norm())
-        needed = math.ceil((BURN_IN + DRAWS) * 2 / first_step(stiffness, near))
+        needed = math.ceil((BURN_IN + DRAWS) * 2 / first_step(stiffness))
         assert cell.sampler_lr is None
-        if needed > 1500:
+        if needed > 800:
             assert cell.estimates == ()
             assert cell.needed_steps == needed
         else:

@@ -45,18 +45,21 @@ def quadratic(curvatures, kind: str = "none"):
 # ---- the law -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("averaged", [True, False])
-def test_averaged_noise_is_exact_on_a_quadratic_where_eulers_is_not(averaged):
-    """e A_max/γ = 2 doubles Euler's variance of the stiffest direction: ½ Σ nβ h/(A (1 − εA/4))."""
+@pytest.mark.parametrize("dynamics", ["kinetic", "averaged", "euler"])
+def test_every_step_but_eulers_is_exact_on_a_quadratic(dynamics):
+    """e A_max/γ = 2 doubles Euler's variance of the stiffest direction: ½ Σ nβ h/(A (1 − εA/4)).
+    With momentum h² A_max/γ = 2.
+    """
     curvatures, nbeta, gamma = np.geomspace(0.1, 1.0, 20).tolist(), 1000.0, 100.0
     problem, at = quadratic(curvatures)
     step = 2 * gamma / (nbeta + gamma)
     relaxation = 2 / step * gamma / (nbeta * 0.1 + gamma)
-    plan = Walk(nbeta, gamma, step, math.ceil(3 * relaxation), 1200, averaged=averaged)
+    size = math.sqrt(step) if dynamics == "kinetic" else step
+    plan = Walk(nbeta, gamma, size, math.ceil(3 * relaxation), 1200, dynamics=dynamics)
     found, error = llc_and_error(walk(problem, at, 0.0, chains(), plan).losses, 0.0, nbeta)
     exact = quadratic_llc(curvatures, nbeta, gamma)
     biased = quadratic_llc(curvatures, nbeta, gamma, step_size=step / gamma)
-    assert abs(found - (exact if averaged else biased)) < ERRORS * error
+    assert abs(found - (biased if dynamics == "euler" else exact)) < ERRORS * error
     assert error < 0.03 * exact
     assert biased > exact + 10 * error  # so that the two can be told apart
 
@@ -89,7 +92,7 @@ def test_spread_starts_are_drawn_from_the_laplace_approximation(kind):
     assert abs(squares.mean() - (1 / precision).sum()) < ERRORS * squares.std() / math.sqrt(150)
     if kind == "diagonal":
         assert abs(llc - quadratic_llc(curvatures, NBETA, GAMMA)) < ERRORS * error
-    at_once = walk(problem, at, 0.0, chains(4), replace(plan, spread=False))
+    at_once = walk(problem, at, 0.0, chains(4), replace(plan, spread=0.0))
     assert not at_once.losses.any()
     assert not at_once.distances.any()
 
@@ -124,7 +127,7 @@ def test_every_preconditioner_samples_the_same_law_of_softmax_regression(classif
     found = []
     for at, step, draws in places.values():
         plan = Walk(nbeta, gamma, step, draws // 10, draws)
-        losses, distances = walk(problem, at, case.init_loss, chains(), plan)
+        losses, distances, _ = walk(problem, at, case.init_loss, chains(), plan)
         squares = (distances**2).mean(1)
         found.append(
             (
@@ -183,7 +186,7 @@ def test_control_variates_take_the_minibatchs_noise_away_at_the_checkpoint(name,
     problem = case.problem(batch_size=20)
     at = coordinates.diagonal(problem.loss, case.weights, case.data, 0)
     slope, _ = full_gradient(problem, case.weights)
-    plan = Walk(1e12, 1e9, 0.2, 0, 200, spread=False)
+    plan = Walk(1e12, 1e9, 0.2, 0, 200, spread=0.0)
     shaken = walk(problem, at, case.init_loss, chains(2), plan).distances
     still = walk(problem, at, case.init_loss, chains(2), replace(plan, control=slope)).distances
     assert (shaken[:, 100:] > 0.01).all()
@@ -231,7 +234,8 @@ def estimate(case, **change):
 @pytest.mark.parametrize(
     ("change", "controlled"),
     [
-        ({"noise": "euler"}, False),
+        ({"dynamics": "euler"}, False),
+        ({"dynamics": "averaged"}, False),
         ({"starts": "checkpoint"}, False),
         ({"preconditioner": "kfac"}, False),
         ({"preconditioner": "diagonal"}, False),
@@ -253,7 +257,7 @@ def test_every_part_can_be_switched_and_leaves_the_value(
     before = base_estimate[switch]
     after = estimate(classification, **{"control_variates": switch} | change)
     assert not np.array_equal(before.trace, after.trace)
-    allowed = 1 / (1 - 0.5 / 4) - 1 if "noise" in change else 0.2 * 60 / (4 * 200)
+    allowed = 1 / (1 - 0.5 / 4) - 1 if "dynamics" in change else 0.2 * 60 / (4 * 200)
     error = math.hypot(before.std_error, after.std_error)
     assert abs(after.llc - before.llc) < ERRORS * error + allowed * before.llc
 
@@ -265,6 +269,25 @@ def test_chains_that_start_at_the_checkpoint_say_so_and_rise_from_nothing(
     together = estimate(classification, starts="checkpoint", num_burnin_steps=0, num_draws=20)
     assert not together.certificates.starts_spread
     np.testing.assert_array_equal(together.trace[:, 0], together.init_loss)
+
+
+def test_chains_that_go_on_continue_where_they_ended(classification):
+    """Without noise and minibatches two walks of ten steps are one of twenty."""
+    case = classification
+    at = coordinates.flat(case.problem().loss, case.weights)
+    nbeta, gamma = 1e12, 1e10  # A = γ: noise of deviation 1e-5
+    plan = Walk(nbeta, gamma, 0.05, 0, 20, spread=0.0)
+    half = replace(plan, num_draws=10)
+    run = (case.problem(), at, case.init_loss, chains(2))
+    whole, first = walk(*run, plan), walk(*run, half)
+    further = [(0, 0, 100 + number) for number in range(2)]
+    both = first.then(walk(*run[:3], further, half, goes_on=first.ends))
+    assert both.losses.shape == whole.losses.shape
+    np.testing.assert_array_equal(both.distances[:, :10], whole.distances[:, :10])
+    jump = np.abs(np.diff(both.distances[:, ::4])).max()
+    assert jump < 2 * np.abs(np.diff(whole.distances[:, ::4])).max()  # no fresh start
+    assert (both.distances[:, 12:] > 0.2 * whole.distances[:, 12:]).all()
+    assert torch.equal(first.ends[:, 0].norm(dim=1) > 0, torch.ones(2, dtype=torch.bool))
 
 
 # ---- numbers -------------------------------------------------------------------------------------
@@ -293,7 +316,7 @@ def test_distances_are_those_of_the_weights():
     """On a quadratic with one curvature, K = (h/2)|w|²."""
     problem, at = quadratic([3.0] * 5)
     plan = Walk(NBETA, GAMMA, 0.02, 10, 21)
-    losses, distances = walk(problem, at, 0.0, chains(2), plan)
+    losses, distances, _ = walk(problem, at, 0.0, chains(2), plan)
     np.testing.assert_allclose(losses[:, ::4], 1.5 * distances[:, ::4] ** 2, rtol=1e-5)
 
 

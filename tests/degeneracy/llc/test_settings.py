@@ -28,7 +28,7 @@ def test_a_published_sampler_left_to_itself_is_as_published(sampler, localizatio
         ({"sampler": "sgld", "sampler_lr": None}, 'sampler_lr: null given with sampler "sgld"'),
         ({"sampler": "sgnht", "num_draws": None}, 'num_draws: null given with sampler "sgnht"'),
         ({"sampler": "sgld", "num_burnin_steps": None}, "num_burnin_steps: null given"),
-        ({"sampler": "sgld", "noise": "euler"}, 'noise: "euler" given.*a part of "auto"'),
+        ({"sampler": "sgld", "dynamics": "euler"}, 'dynamics: "euler" given.*a part of "auto"'),
         ({"sampler": "sgld", "starts": "checkpoint"}, 'starts: "checkpoint" given'),
         ({"sampler": "sgld", "preconditioner": "kfac"}, 'preconditioner: "kfac" given'),
         ({"sampler": "sgnht", "control_variates": "on"}, 'control_variates: "on" given'),
@@ -52,10 +52,10 @@ def test_several_problems_are_named_at_once():
     "given",
     [
         {"num_draws": 4, "num_burnin_steps": 0},
-        {"sampler": "sgld", "noise": "averaged", "paired_losses": True},
+        {"sampler": "sgld", "dynamics": "kinetic", "paired_losses": True},
         {"sampler": "sgld", "gauge": "balanced"},
         {"sampler": "sgld", "backend": "devinterp"},
-        {"noise": "euler", "starts": "checkpoint", "preconditioner": "none"},
+        {"dynamics": "euler", "starts": "checkpoint", "preconditioner": "none"},
         {"control_variates": "off", "paired_losses": False, "sampler_batch_size": 1},
     ],
 )
