@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from degeneracy.llc import auto
 from degeneracy.llc.auto import Place
 from degeneracy.llc.chains import Problem
-from degeneracy.llc.estimate import loss_of, mean_loss
+from degeneracy.llc.estimate import loss_of, losses_of, mean_loss
 from degeneracy.llc.langevin import walk
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import summarise
@@ -146,7 +146,8 @@ def prepared(case: Case) -> Place:
     else:
         loss = model.population_loss
         init_loss = float(loss(weights))
-    problem = Problem(loss, case.data, case.batch_size)
+    losses = losses_of(model, cross_entropy) if case.data else None
+    problem = Problem(loss, case.data, case.batch_size, losses)
     return auto.prepared(
         model,
         model.state_dict(),

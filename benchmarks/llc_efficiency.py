@@ -11,10 +11,11 @@ minibatches of 512. `auto` is charged everything: pilot, coordinates, control va
 certificates.
 
 devinterp gets the seconds that `auto` took, the best step of a grid, the best chain length and the
-best burn-in, and as many chains as fit, also a fraction of one. Its draws are taken from this
-project's engine, whose SGLD is devinterp's step for step (`tests`), and charged what devinterp
-needs for a draw in the same process. Squared errors are bias² + variance, each net of its own
-noise.
+best burn-in (chosen on half of 16 chains, judged on the others: else the smallest of 48 errors
+would be one that happens to be small), and as many chains as fit, also a fraction of one. Its draws
+are taken from this project's engine, whose SGLD is devinterp's step for step (`tests`), and charged
+what devinterp needs for a draw in the same process. Squared errors are bias² + variance, each net
+of its own noise.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from degeneracy.curvature.largest import largest_curvature, loss_on
 from degeneracy.llc import auto
 from degeneracy.llc.chains import Problem
 from degeneracy.llc.devinterp_chains import Batches
-from degeneracy.llc.estimate import estimate_llcs, loss_of, mean_loss, resolve_nbeta
+from degeneracy.llc.estimate import estimate_llcs, loss_of, losses_of, mean_loss, resolve_nbeta
 from degeneracy.llc.langevin import walk
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.models.networks import FFNN, LeNet5
@@ -46,6 +47,7 @@ SETTINGS = {"published": ("batch", 100.0), "local": ("dataset", 10_000.0)}
 STEPS = (0.05, 0.1, 0.2, 0.4)  # ε of devinterp, over 1/(nβ h + γ)
 LENGTHS, BURN_INS = (250, 500, 1000, 2000), (0.0, 0.25, 0.5)
 CHAINS, BATCH = 8, 128
+PEERS = 16  # chains of devinterp's step: half of them choose the setting, the others judge it
 REFERENCE_DRAWS = 3000
 
 
@@ -69,7 +71,8 @@ def reference(model, state, data, nbeta: float, settings) -> tuple[float, float]
     """λ̂ by long chains of small steps, with its standard error."""
     model.load_state_dict(state)
     weights = {name: state[name] for name, _ in model.named_parameters()}
-    problem = Problem(loss_of(model, cross_entropy), tuple(data), BATCH)
+    losses = losses_of(model, cross_entropy)
+    problem = Problem(loss_of(model, cross_entropy), tuple(data), BATCH, losses)
     loss = mean_loss(model, data)
     finer = settings.model_copy(update={"sampler_batch_size": 512})
     given = (nbeta, finer, cross_entropy)
@@ -94,16 +97,16 @@ def ours(model, state, data, settings, repeats: int) -> tuple[list, float]:
 
 
 def devinterp_best(model, state, data, nbeta: float, gamma: float, truth, seconds: float, draw_s):
-    """The smallest mean squared error in `seconds`, with what attains it."""
+    """Its mean squared error in `seconds`, with the setting that attains it."""
     model.load_state_dict(state)
     few = tuple(part[:1280] for part in data)
     weights = {name: p.detach() for name, p in model.named_parameters()}
     stiff = nbeta * largest_curvature(loss_on(model, few, cross_entropy), weights)
-    best = (math.inf,)
+    tried = []
     for step in STEPS:
         settings = SamplerSettings(
             sampler="sgld",
-            num_chains=CHAINS,
+            num_chains=PEERS,
             num_draws=LENGTHS[-1],
             nbeta=nbeta,
             localization=gamma,
@@ -113,12 +116,18 @@ def devinterp_best(model, state, data, nbeta: float, gamma: float, truth, second
         for length, share in product(LENGTHS, BURN_INS):
             kept = found.trace[:, int(share * length) : length].astype(float)
             llcs = nbeta * (kept.mean(axis=1) - found.init_loss)
-            variance = llcs.var(ddof=1)
-            bias = (llcs.mean() - truth[0]) ** 2 - variance / CHAINS - truth[1] ** 2
-            error = max(0.0, bias) + variance * length * draw_s / seconds
-            if error < best[0]:
-                best = (error, settings.sampler_lr, length, share, llcs.mean(), variance)
-    return best
+            fits = seconds / (length * draw_s)  # chains, also a fraction of one
+            errors = [squared_error(half, truth, fits) for half in (llcs[::2], llcs[1::2])]
+            tried.append((errors, settings.sampler_lr, length, share, llcs.mean()))
+    chosen = min(tried, key=lambda one: one[0][0])
+    return chosen[0][1], *chosen[1:]
+
+
+def squared_error(llcs: np.ndarray, truth: tuple[float, float], chains: float) -> float:
+    """Of the mean of so many chains, from some of them."""
+    variance = llcs.var(ddof=1)
+    bias = (llcs.mean() - truth[0]) ** 2 - variance / len(llcs) - truth[1] ** 2
+    return max(0.0, bias) + variance / chains
 
 
 def main() -> None:

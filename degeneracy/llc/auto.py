@@ -170,7 +170,8 @@ def _coordinates(
     """The coordinates, with the largest and the smallest curvature of U in units of A."""
     wanted, seed, localization = settings.preconditioner, settings.seed, settings.localization
     few = some(problem.data, CURVATURE_SAMPLES, seed)
-    plain = coordinates.flat(problem.loss, weights)
+    losses = problem.losses if _is_mean(problem, weights, few) else None
+    plain = coordinates.flat(problem.loss, weights, losses)
     found = []
     far = not near and bool(problem.data)
     # At γ = 0 the weights as they are have no scale to step by, and so no softest direction.
@@ -188,9 +189,24 @@ def _coordinates(
         except ValueError as error:
             reason = f"{error}; the Hessian's diagonal stands in for it"
     if scaled is None:
-        scaled = coordinates.diagonal(problem.loss, weights, data, seed, reason)
+        scaled = coordinates.diagonal(problem.loss, weights, data, seed, reason, losses)
     found.append((scaled, *extremes(scaled, few, nbeta, localization)))
     return min(found, key=lambda one: one[1] / one[2])
+
+
+@torch.no_grad()
+def _is_mean(problem: Problem, weights: dict[str, Tensor], data: tuple[Tensor, ...]) -> bool:
+    """Whether the loss of a batch is the mean of its samples' own, and those can be had."""
+    if problem.losses is None or problem.full_batch:
+        return False
+    try:
+        each = problem.losses(weights, *data)
+    except (RuntimeError, ValueError, IndexError):  # a loss that wants more than one sample
+        return False
+    if each.shape != (len(data[0]),):
+        return False
+    whole = problem.loss(weights, *data)
+    return bool(torch.allclose(each.mean(), whole, rtol=1e-4, atol=1e-6))
 
 
 def extremes(
@@ -346,6 +362,7 @@ def planned(place: Place, nbeta: float, settings: SamplerSettings, step: float) 
         spread=place.spread if s.starts == "spread" else 0.0,
         control=place.control if place.controlled else None,
         paired=s.paired_losses and (place.controlled or place.near),
+        cooled=s.cooled and s.dynamics == KINETIC and place.at.losses is not None,
     )
 
 

@@ -127,6 +127,7 @@ class Problem(NamedTuple):
     loss: Loss
     data: tuple[Tensor, ...]  # each (n, …)
     batch_size: int
+    losses: Loss | None = None  # of each sample, (m,), where `loss` is their mean
 
     @property
     def full_batch(self) -> bool:

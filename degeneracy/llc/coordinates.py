@@ -47,6 +47,7 @@ class Coordinates:
         weights: w* in these coordinates.
         curvature: Diagonal F, loss / weight², not negative.
         reason: Why it is not K-FAC, where that was asked for; empty otherwise.
+        losses: As `loss`, of each sample; None where it is no mean over them.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Coordinates:
     weights: dict[str, Tensor]
     curvature: Float[Tensor, " d"]
     reason: str = ""
+    losses: Loss | None = None
 
     def precision(self, nbeta: float, localization: float) -> Float[Tensor, " d"]:
         """A = nβ F + γ, the inverse variances of the Gaussian that the sampled density is near w*.
@@ -64,13 +66,19 @@ class Coordinates:
         return torch.where(found > 0, found, torch.ones_like(found))
 
 
-def flat(loss: Loss, weights: dict[str, Tensor]) -> Coordinates:
+def flat(loss: Loss, weights: dict[str, Tensor], losses: Loss | None = None) -> Coordinates:
     """The weights as they are, F = 0."""
-    return Coordinates("none", loss, weights, torch.zeros_like(flattened(weights)))
+    flat = torch.zeros_like(flattened(weights))
+    return Coordinates("none", loss, weights, flat, losses=losses)
 
 
 def diagonal(
-    loss: Loss, weights: dict[str, Tensor], data: tuple[Tensor, ...], seed: int, reason: str = ""
+    loss: Loss,
+    weights: dict[str, Tensor],
+    data: tuple[Tensor, ...],
+    seed: int,
+    reason: str = "",
+    losses: Loss | None = None,
 ) -> Coordinates:
     """The weights as they are, F the positive part of the Hessian's diagonal on `data`."""
     start = flattened(weights).detach()
@@ -80,7 +88,7 @@ def diagonal(
     for _ in range(PROBES):
         signs = torch.randint(0, 2, start.shape, generator=generator).to(start) * 2 - 1
         total += signs * product(signs)[0]
-    return Coordinates("diagonal", loss, weights, (total / PROBES).clamp(min=0), reason)
+    return Coordinates("diagonal", loss, weights, (total / PROBES).clamp(min=0), reason, losses)
 
 
 def kfac(
@@ -122,7 +130,11 @@ def kfac(
     def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         return loss_fn(functional_call(whole, parameters, (inputs,)), targets)
 
-    return Coordinates("kfac", loss, weights, curvature)
+    def losses(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = functional_call(whole, parameters, (inputs,))
+        return cross_entropy(outputs, targets, reduction="none")
+
+    return Coordinates("kfac", loss, weights, curvature, losses=losses)
 
 
 def _refuse_shared(model: nn.Module) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
@@ -412,7 +412,7 @@ def _target(
         )
     check_problem(model, checkpoints, data, batch_size, loss_fn)
 
-    problem = Problem(loss_of(model, loss_fn), tuple(data), batch_size)
+    problem = Problem(loss_of(model, loss_fn), tuple(data), batch_size, losses_of(model, loss_fn))
     return _Target(model, problem, loss_fn, len(data[0]))
 
 
@@ -423,6 +423,18 @@ def loss_of(model: nn.Module, loss_fn: Callable) -> Callable[..., Tensor]:
         return loss_fn(functional_call(model, parameters, (inputs,)), targets)
 
     return loss
+
+
+def losses_of(model: nn.Module, loss_fn: Callable) -> Callable[..., Tensor]:
+    """The loss of each sample alone, as a function of (named weights, inputs, targets)."""
+
+    def losses(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = functional_call(model, parameters, (inputs,))
+        if loss_fn is cross_entropy and outputs.ndim == 2:
+            return cross_entropy(outputs, targets, reduction="none")
+        return vmap(lambda one, target: loss_fn(one[None], target[None]))(outputs, targets)
+
+    return losses
 
 
 @torch.no_grad()

@@ -15,6 +15,9 @@ Control variates (Baker, Fearnhead, Fox & Nemeth, arXiv:1706.05439):
 whose minibatch noise vanishes at w*. It costs a second gradient a step, and gives the loss its own:
 L_m(w) − L_m(w*) − (w − w*)·(∇L_m(w*) − ∇L(w*)).
 
+Cooling: a minibatch's noise heats the chains. Its covariance is taken off the thermal noise, which
+costs one more forward pass (`samplers.heat`).
+
 Paired losses without them: L_m(w) − L_m(w*), at the cost of a forward pass.
 
 Spread starts: w* + s N(0, A⁻¹), s = 1 where the loss allows it (`auto`).
@@ -29,15 +32,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import grad_and_value, vjp, vmap
 from tqdm import tqdm
 
 from degeneracy.llc.chains import Engine, Problem, Schedule, advance, noise_stream, recorded
 from degeneracy.llc.coordinates import Coordinates
-from degeneracy.llc.samplers import Chain, kinetic, langevin
+from degeneracy.llc.samplers import Chain, heat, kinetic, langevin
 from degeneracy.weights import flattened, named
 
 DISTANCE_EVERY = 4  # draws between two looks at |w − w*|, which is slow to change
+NUDGE = 0.01  # of the Laplace approximation: the move by which slopes along the noise are taken
 KINETIC = "kinetic"  # the dynamics with momentum
 EVALUATION_BATCH = 2000  # samples of a batch where all the data are gone through
 
@@ -54,6 +58,7 @@ class Walk:
         spread: How far chains start spread out, of N(0, A⁻¹); 0: all at the checkpoint.
         control: The gradient ∇L(w*), flat, where control variates are used.
         paired: Whether a draw is the loss against w*'s on the same minibatch.
+        cooled: Whether the heat of minibatches is taken off the thermal noise.
     """
 
     nbeta: float
@@ -65,6 +70,7 @@ class Walk:
     spread: float = 1.0
     control: Tensor | None = None
     paired: bool = True
+    cooled: bool = False
 
 
 class Walked(NamedTuple):
@@ -119,7 +125,7 @@ def walk(
         memory_budget, label: As `chains.run_chains` takes them.
         goes_on: Where chains of an earlier walk ended: these take up there, with other seeds.
     """
-    problem = problem._replace(loss=at.loss)
+    problem = problem._replace(loss=at.loss, losses=at.losses)
     chains = [Chain(0, seed, plan.step, plan.nbeta, plan.localization) for seed in seeds]
     engine = _Walkers(problem, at, init_loss, chains, plan, goes_on)
     groups = sorted(advance(engine, memory_budget, label), key=lambda group: group[0].start)
@@ -145,6 +151,8 @@ class _Walkers(Engine):
         self.plan, self.init_loss, self.goes_on = plan, init_loss, goes_on
         self.precision = at.precision(plan.nbeta, plan.localization)
         self.losses = {}  # by number of chains: the loss alone
+        self.cooled = {}  # and what `_cooled` makes of weights, their nudge and a minibatch
+        self.root = self.precision.rsqrt()
 
     @property
     def _pairs(self) -> bool:
@@ -163,6 +171,58 @@ class _Walkers(Engine):
                     lambda row, *b: self.problem.loss(named(row, self.parameters), *b), in_dims=axes
                 )
                 self.losses[count] = recorded(loss, self.starts[0], *batch)
+        for count in {len(rows) for rows in groups} - self.cooled.keys():
+            if self._cools:
+                batch = next(self.problem.batches(self.chains[:count]))
+                rows = self.starts[:1].expand(count, -1).contiguous()
+                axes = (0, None, 0, *[0 for _ in batch])
+                function = vmap(self._cooled, in_dims=axes)
+                self.cooled[count] = recorded(function, rows, self.starts[0], rows.clone(), *batch)
+
+    @property
+    def _cools(self) -> bool:
+        return self.plan.cooled and not self.problem.full_batch
+
+    def _cooled(
+        self, row: Tensor, start: Tensor, nudge: Tensor, *batch: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Of one chain: the gradient with samples weighted as `samplers.heat` has it, and the loss;
+        or, with control variates, both gradients weighted so, and the loss, or where it is paired
+        by how much the weighted loss is above w*'s.
+        """
+
+        def losses(row: Tensor) -> Tensor:
+            return self.problem.losses(named(row, self.parameters), *batch)
+
+        seen, pull = vjp(losses, row)
+        slopes = (losses(row + nudge) - seen) / NUDGE
+        if self.plan.control is None:
+            return pull(self._shares(slopes))[0], seen.mean()
+        there, pull_there = vjp(losses, start)
+        shares = self._shares(slopes - (losses(start + nudge) - there) / NUDGE)
+        rise = torch.dot(shares, seen - there) if self.plan.paired else seen.mean()
+        return pull(shares)[0], pull_there(shares)[0], rise
+
+    def _shares(self, slopes: Tensor) -> Tensor:
+        shift = heat(self.plan.step, self.plan.nbeta) / len(slopes) * (slopes - slopes.mean())
+        return (1 + shift) / len(slopes)
+
+    def _seen_cooled(
+        self, start: Tensor, weights: Tensor, batch: tuple[Tensor, ...], thermal: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        found = self.cooled[len(weights)](weights, start[0], NUDGE * self.root * thermal, *batch)
+        if self.plan.control is not None:
+            gradients, there, rise = found
+            change = self.plan.control - there
+            if self.plan.paired:
+                rise = rise + torch.linalg.vecdot(weights - start, change)
+            else:
+                rise = rise - self.init_loss
+            return gradients + change, rise
+        gradients, values = found
+        if self._pairs:
+            return gradients, values - self.losses[len(weights)](start[0], *batch)
+        return gradients, values - self.init_loss
 
     @torch.no_grad()
     def run(self, rows: range, bar: tqdm, stop: Event) -> Walked:
@@ -187,13 +247,14 @@ class _Walkers(Engine):
         for t in range(-plan.num_burnin_steps, plan.num_draws):
             if stop.is_set():
                 break
-            gradients, rise = self._seen(start, weights, next(batches))
+            thermal = next(noise)
+            gradients, rise = self._seen(start, weights, next(batches), thermal)
             if t >= 0:
                 seen[0, t] = rise
                 if t % DISTANCE_EVERY == 0:
                     far = torch.linalg.vector_norm(weights - start, dim=1)
                 seen[1, t] = far
-            step(weights, gradients, next(noise))
+            step(weights, gradients, thermal)
             with bar.get_lock():
                 bar.update(len(chains))
         rises, distances = (part.T.double().cpu().numpy() for part in seen)
@@ -209,9 +270,11 @@ class _Walkers(Engine):
         return weights, next(noise).clone()
 
     def _seen(
-        self, start: Tensor, weights: Tensor, batch: tuple[Tensor, ...]
+        self, start: Tensor, weights: Tensor, batch: tuple[Tensor, ...], thermal: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Gradients that chains follow, and by how much the loss is above L(w*)."""
+        if self._cools:
+            return self._seen_cooled(start, weights, batch, thermal)
         gradients, values = self.gradients[len(weights)](weights, *batch)
         if self.plan.control is not None and not self.problem.full_batch:
             there, values_there = self.gradients[len(weights)](start, *batch)

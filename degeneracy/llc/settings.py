@@ -15,6 +15,7 @@ CHOSEN = ("sampler_lr", "num_draws", "num_burnin_steps")  # by `auto` itself, wh
 PARTS = {  # of `auto`, with what they are where nothing is said
     "sampler_batch_size": None,
     "dynamics": "kinetic",
+    "cooled": True,
     "starts": "spread",
     "preconditioner": "auto",
     "control_variates": "auto",
@@ -155,6 +156,13 @@ class SamplerSettings(Section):
             "Of auto: with momentum (kinetic), or overdamped with noise that is the mean of two"
             " successive normal numbers (averaged: Leimkuhler-Matthews), or one (euler). The first"
             " two get the variances of a quadratic exactly."
+        ),
+    )
+    cooled: bool = Field(
+        True,
+        description=(
+            "Of auto's kinetic dynamics: the heat that minibatch noise adds is taken off the"
+            " thermal noise, direction by direction."
         ),
     )
     starts: Literal["spread", "checkpoint"] = Field(

@@ -29,6 +29,7 @@ def test_a_published_sampler_left_to_itself_is_as_published(sampler, localizatio
         ({"sampler": "sgnht", "num_draws": None}, 'num_draws: null given with sampler "sgnht"'),
         ({"sampler": "sgld", "num_burnin_steps": None}, "num_burnin_steps: null given"),
         ({"sampler": "sgld", "dynamics": "euler"}, 'dynamics: "euler" given.*a part of "auto"'),
+        ({"sampler": "sgld", "cooled": False}, "cooled: false given"),
         ({"sampler": "sgld", "starts": "checkpoint"}, 'starts: "checkpoint" given'),
         ({"sampler": "sgld", "preconditioner": "kfac"}, 'preconditioner: "kfac" given'),
         ({"sampler": "sgnht", "control_variates": "on"}, 'control_variates: "on" given'),

@@ -68,6 +68,7 @@ DEFAULTS = {
         "seed": 0,
         "sampler_batch_size": None,
         "dynamics": "kinetic",
+        "cooled": True,
         "starts": "spread",
         "preconditioner": "auto",
         "control_variates": "auto",
@@ -101,8 +102,8 @@ def test_defaults():
 
 
 def test_primary_config_spells_out_the_defaults_but_for_a_quicker_sampler():
-    """Half the chains, and the minibatch of nβ, along a trajectory of many checkpoints."""
-    quicker = {"num_chains": 4, "sampler_batch_size": 128}
+    """Half the chains, minibatches half as large, no cooling, for 31 checkpoints."""
+    quicker = {"num_chains": 4, "sampler_batch_size": 256, "cooled": False}
     content = json.loads((REPOSITORY / "args_ngd_sgd.json").read_text(encoding="utf-8"))
     assert content.pop("$schema") == "./args_ngd_sgd.schema.json"
     assert content.keys() == DEFAULTS.keys()
@@ -317,7 +318,7 @@ BAD_VALUES = [
     ("devinterp", "nbeta", "true", '"batch" or "dataset" or a finite number > 0'),
     ("devinterp", "backend", '"cuda"', '"batched" or "devinterp"'),
     ("devinterp", "sampler_batch_size", "0", "an integer >= 1"),
-    ("devinterp", "dynamics", '"none"', '"kinetic", "averaged" or "euler"'),
+    ("devinterp", "dynamics", '"none"', '"kinetic" or "averaged" or "euler"'),
     ("devinterp", "starts", '"random"', '"spread" or "checkpoint"'),
     ("devinterp", "preconditioner", '"adam"', '"auto" or "kfac" or "diagonal" or "none"'),
     ("devinterp", "control_variates", "true", '"auto" or "on" or "off"'),
