@@ -171,7 +171,10 @@ def measure(case: Case, device: torch.device) -> Row:
     localization, known = math.sqrt(num_parameters(model)), case.known
     started = time.perf_counter()
     ratios = RATIOS if case.family == "deep linear" else (RATIO,)
-    found = [sampled(case, model, localization, ratio * localization) for ratio in ratios]
+    found = [
+        sampled(case, model, localization, ratio * localization, seed)
+        for seed, ratio in enumerate(ratios)
+    ]
     last, llc, error = found[-1], found[-1].llc, found[-1].std_error
     if len(found) > 1:
         share = MISSING / (1 - MISSING)
@@ -203,7 +206,9 @@ def measure(case: Case, device: torch.device) -> Row:
     )
 
 
-def sampled(case: Case, model: nn.Module, localization: float, nbeta: float) -> LLCEstimate:
+def sampled(
+    case: Case, model: nn.Module, localization: float, nbeta: float, seed: int = 0
+) -> LLCEstimate:
     """The estimate at one temperature."""
     device = next(model.parameters()).device
     if case.num_samples is None:
@@ -218,7 +223,7 @@ def sampled(case: Case, model: nn.Module, localization: float, nbeta: float) -> 
     size = num_parameters(model)
     chains = {"num_chains": MANY_CHAINS} if size < FEW_WEIGHTS else {}
     chains |= {"num_chains": FEW_CHAINS} if size > HUGE else {}
-    settings = SamplerSettings(localization=localization, nbeta=nbeta, **chains)
+    settings = SamplerSettings(localization=localization, nbeta=nbeta, seed=seed, **chains)
     states = [model.state_dict()]
     return estimate_llcs(model, states, data, settings, label=case.name, **source)[0]
 
@@ -244,7 +249,7 @@ def as_markdown(row: Row) -> str:
 def summary(rows: list[Row]) -> dict[str, float]:
     """Over the deep linear networks."""
     chosen = [abs(row.relative_error) for row in rows if row.family == "deep linear"]
-    return {"median": statistics.median(chosen), "largest": max(chosen)}
+    return {"median": statistics.median(chosen), "largest": max(chosen)} if chosen else {}
 
 
 def main() -> None:
@@ -266,10 +271,11 @@ def main() -> None:
         rows.append(measure(case, device))
         print(as_markdown(rows[-1]), flush=True)
     errors = summary(rows)
-    print(
-        f"\ndeep linear: relative error {errors['median']:.1%} in the median,"
-        f" {errors['largest']:.1%} at most"
-    )
+    if errors:
+        print(
+            f"\ndeep linear: relative error {errors['median']:.1%} in the median,"
+            f" {errors['largest']:.1%} at most"
+        )
     print(f"{time.perf_counter() - started:.0f} s in all")
     if options.out:
         about = {

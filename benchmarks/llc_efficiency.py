@@ -6,16 +6,16 @@
 Efficiency is 1/(seconds × mean squared error against a long reference). The checkpoint is the last
 of a run's NGD (the default run's, FFNN 2 × 256), or LeNet-5 after two epochs of SGD.
 
-The reference is eight of `auto`'s chains at half its first step, 3,000 draws each on
-minibatches of 512. `auto` is charged everything: pilot, coordinates, control variates, basin,
+The reference is eight of `auto`'s chains at half its first step, 2,000 draws each on
+minibatches of 1,024. `auto` is charged everything: pilot, coordinates, control variates, basin,
 certificates.
 
 devinterp gets the seconds that `auto` took, the best step of a grid, the best chain length and the
 best burn-in (chosen on half of 16 chains, judged on the others: else the smallest of 48 errors
 would be one that happens to be small), and as many chains as fit, also a fraction of one. Its draws
 are taken from this project's engine, whose SGLD is devinterp's step for step (`tests`), and charged
-what devinterp needs for a draw in the same process. Squared errors are bias² + variance, each net
-of its own noise.
+what devinterp needs for a draw in the same process. Squared errors are bias², net of its noise, plus
+variance. The reference is not cooled, so that it does not share what cooling leaves.
 """
 
 import argparse
@@ -48,7 +48,7 @@ STEPS = (0.05, 0.1, 0.2, 0.4)  # ε of devinterp, over 1/(nβ h + γ)
 LENGTHS, BURN_INS = (250, 500, 1000, 2000), (0.0, 0.25, 0.5)
 CHAINS, BATCH = 8, 128
 PEERS = 16  # chains of devinterp's step: half of them choose the setting, the others judge it
-REFERENCE_DRAWS = 3000
+REFERENCE_DRAWS = 2000
 
 
 def checkpoint(options):
@@ -74,7 +74,7 @@ def reference(model, state, data, nbeta: float, settings) -> tuple[float, float]
     losses = losses_of(model, cross_entropy)
     problem = Problem(loss_of(model, cross_entropy), tuple(data), BATCH, losses)
     loss = mean_loss(model, data)
-    finer = settings.model_copy(update={"sampler_batch_size": 512})
+    finer = settings.model_copy(update={"sampler_batch_size": 1024, "cooled": False})
     given = (nbeta, finer, cross_entropy)
     place = auto.prepared(model, state, problem, weights, loss, *given)
     step = auto.first_step(place.stiffness) / 2

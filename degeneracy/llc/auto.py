@@ -6,8 +6,8 @@
    nothing of where they are; else also K-FAC's, or the Hessian's diagonal where K-FAC does not
    reach, if those leave the directions more alike. Control variates where chains stay near and nβ
    is at least 8 times the minibatch of nβ: there its noise heats them.
-2. The step: λ̂ at h is compared with λ̂ at h/2; h is halved until they differ by no more than 2 % or
-   two standard errors. It starts where h² times the largest curvature in units of A is 0.1
+2. The step: λ̂ at h is compared with λ̂ at h/2; h is halved (divided by 4 where chains
+   diverge) until they differ by no more than 2 % or two standard errors. It starts where h² times the largest curvature in units of A is 0.1
    (minibatch noise heats stiff directions long before they become unstable; 0.5 without it), and at
    0.3 at most. One pilot serves all checkpoints of a call; where U is stiffer than at the pilot's,
    h is smaller by as much as keeps a bias left alike.
@@ -42,7 +42,7 @@ LARGEST_STEP = {True: 0.3, False: 0.2}  # with momentum (h), and without (e)
 STEP_BY_STIFFNESS = {True: 0.1, False: 0.25}  # h², or e, times the largest curvature
 WITHOUT_NOISE = 0.5  # the same where every draw sees all the data
 TRIES, TOO_LARGE = 6, 4.0  # of the pilot; by which a step is divided at which chains diverge
-START_PROBES, SPREAD_HALVINGS = 2, 12
+START_PROBES, SPREAD_HALVINGS, WIDE = 2, 12, 0.1  # WIDE: from which starts count as spread
 PLATEAU_SHARE, PLATEAU_ERRORS = 0.02, 2.0  # of λ̂, of its error
 PILOT_BURN_IN, PILOT_DRAWS, SHORTEST_PILOT = 1, 4, 60
 PILOT_CHAINS, PILOT_WEIGHTS = 4, 2**13  # more, as many as are asked for, have few weights in all
@@ -145,9 +145,9 @@ def prepared(
 
 @torch.no_grad()
 def _spread(at: Coordinates, data: tuple[Tensor, ...], nbeta: float, localization: float) -> float:
-    """The largest of 1, ½, ¼, … by which N(0, A⁻¹) may be scaled so that U rises by at most twice
-    what it holds in a quadratic basin, d/2: where a loss is flat at w* but not around it, A says
-    nothing of how far chains can go.
+    """The largest of 1, ½, ¼, … by which N(0, A⁻¹) may be scaled so that nβ L rises by at most d,
+    twice what a quadratic basin holds: where a loss is flat at w* but not around it, A says nothing
+    of how far chains can go. Less than 1 also where directions are stiffer than A on average.
     """
     start = flattened(at.weights)
     generator = torch.Generator(start.device).manual_seed(0)
@@ -170,7 +170,7 @@ def _coordinates(
     """The coordinates, with the largest and the smallest curvature of U in units of A."""
     wanted, seed, localization = settings.preconditioner, settings.seed, settings.localization
     few = some(problem.data, CURVATURE_SAMPLES, seed)
-    losses = problem.losses if _is_mean(problem, weights, few) else None
+    losses = problem.losses if _is_mean(problem, weights, few, localization) else None
     plain = coordinates.flat(problem.loss, weights, losses)
     found = []
     far = not near and bool(problem.data)
@@ -186,6 +186,7 @@ def _coordinates(
     if wanted in ("auto", "kfac") and problem.data:
         try:
             scaled = coordinates.kfac(model, state, data, loss_fn, seed)
+            scaled = scaled if losses else replace(scaled, losses=None)
         except ValueError as error:
             reason = f"{error}; the Hessian's diagonal stands in for it"
     if scaled is None:
@@ -195,18 +196,27 @@ def _coordinates(
 
 
 @torch.no_grad()
-def _is_mean(problem: Problem, weights: dict[str, Tensor], data: tuple[Tensor, ...]) -> bool:
-    """Whether the loss of a batch is the mean of its samples' own, and those can be had."""
+def _is_mean(
+    problem: Problem, weights: dict[str, Tensor], data: tuple[Tensor, ...], localization: float
+) -> bool:
+    """Whether the loss of a batch is the mean of its samples' own, and those can be had.
+
+    Looked at away from w*, where a loss may vanish and be the mean of anything.
+    """
     if problem.losses is None or problem.full_batch:
         return False
     try:
+        row = flattened(weights)
+        generator = torch.Generator(row.device).manual_seed(0)
+        away = torch.randn(row.shape, generator=generator, device=row.device, dtype=row.dtype)
+        weights = named(row + away / math.sqrt(localization or 1.0), weights)
         each = problem.losses(weights, *data)
     except (RuntimeError, ValueError, IndexError):  # a loss that wants more than one sample
         return False
     if each.shape != (len(data[0]),):
         return False
     whole = problem.loss(weights, *data)
-    return bool(torch.allclose(each.mean(), whole, rtol=1e-4, atol=1e-6))
+    return bool(torch.allclose(each.mean(), whole, rtol=1e-4, atol=0))
 
 
 def extremes(
@@ -389,6 +399,11 @@ def certified(
         remarks.append("the checkpoint's loss is no lower than a constant prediction's")
     if not plan.spread:
         remarks.append("chains started together, so R-hat cannot see what they share")
+    elif plan.spread < WIDE:
+        remarks.append(
+            f"chains started {plan.spread:.2g} times as wide as N(0, 1/A), for the loss rises too"
+            " steeply there: R-hat sees less of what they share"
+        )
     if not fine.all():
         remarks.append(f"{(~fine).sum()} chains stopped being finite and count in nothing")
     basin = None
@@ -416,7 +431,7 @@ def certified(
         num_draws=plan.num_draws,
         rhat=_rhat(losses),
         distance_rhat=_rhat(distances),
-        starts_spread=plan.spread > 0,
+        starts_spread=plan.spread >= WIDE,
         gauge=settings.gauge,
         step=plan.step,
         step_bias=step_bias,

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from degeneracy.curvature.largest import largest_curvature
 from degeneracy.llc import coordinates
-from degeneracy.llc.auto import BURN_IN, CURVATURE_SAMPLES, DRAWS, first_step
+from degeneracy.llc.auto import BATCH, BURN_IN, CURVATURE_SAMPLES, DRAWS, first_step
 from degeneracy.llc.basin import bottom
 from degeneracy.llc.certificates import MOST_DISTANCE, MOST_SHIFT
 from degeneracy.llc.chains import Problem
@@ -90,7 +90,7 @@ def calibrate(
     rows = []
     for halving in range(HALVINGS):
         nbeta = resolve_nbeta("dataset", batch_size, n) / 2**halving
-        rows.append(_row(places, nbeta, gamma, settings.seed, settings.dynamics))
+        rows.append(_row(places, nbeta, gamma, settings))
         if rows[-1]["admissible"]:
             break
     table = pd.DataFrame(rows)
@@ -99,16 +99,17 @@ def calibrate(
 
 
 def _row(
-    places: Sequence["_Measured"], nbeta: float, gamma: float, seed: int, dynamics: str
+    places: Sequence["_Measured"], nbeta: float, gamma: float, settings: SamplerSettings
 ) -> dict:
     expected = max(nbeta**2 * place.slope_norm**2 / (2 * gamma) for place in places)
     shift, reached = math.nan, False
     if expected <= HOPELESS:
-        basins = [place.basin(nbeta, gamma, seed) for place in places]
+        basins = [place.basin(nbeta, gamma, settings.seed) for place in places]
         shift = max(basin.shift for basin in basins)
         # A shift is at most twice what a Newton step in the metric γ would win.
         reached = 2 * expected <= MOST_SHIFT or all(basin.reached for basin in basins)
     stiffness = 1 + nbeta * max(place.curvature for place in places) / gamma
+    exact = len(places[0].problem.data[0]) <= (settings.sampler_batch_size or BATCH)
     distance = max(
         math.sqrt(place.size / gamma) / place.length if place.length else math.inf
         for place in places
@@ -119,7 +120,7 @@ def _row(
         "distance": distance,
         "shift": shift,
         "expected_shift": expected,
-        "steps": math.ceil((BURN_IN + DRAWS) * 2 / first_step(stiffness, dynamics)),
+        "steps": math.ceil((BURN_IN + DRAWS) * 2 / first_step(stiffness, settings.dynamics, exact)),
         "admissible": reached and shift <= MOST_SHIFT and distance <= MOST_DISTANCE,
     }
 

@@ -78,7 +78,7 @@ class Walked(NamedTuple):
 
     losses: Float[np.ndarray, "chains draws"]  # L(w*) + what a draw lies above it
     distances: Float[np.ndarray, "chains draws"]  # |w − w*|, every fourth of them new
-    ends: Float[Tensor, "chains 2 d"]  # weights, and momentum or the last noise
+    ends: Float[Tensor, "chains 2 d"]  # weights, and what `samplers` carries on
 
     def then(self, more: "Walked") -> "Walked":
         """These chains with what came after."""
@@ -204,8 +204,10 @@ class _Walkers(Engine):
         return pull(shares)[0], pull_there(shares)[0], rise
 
     def _shares(self, slopes: Tensor) -> Tensor:
-        shift = heat(self.plan.step, self.plan.nbeta) / len(slopes) * (slopes - slopes.mean())
-        return (1 + shift) / len(slopes)
+        m, n = len(slopes), len(self.problem.data[0])
+        # Of n samples drawn without replacement, m have a mean of variance (1 − m/n)/m.
+        rate = heat(self.plan.step, self.plan.nbeta) * (1 / m - 1 / n)
+        return (1 + rate * (slopes - slopes.mean())) / m
 
     def _seen_cooled(
         self, start: Tensor, weights: Tensor, batch: tuple[Tensor, ...], thermal: Tensor
@@ -232,17 +234,10 @@ class _Walkers(Engine):
         noise = noise_stream(chains, start.new_ones(len(chains), 1), start)
         batches = self.problem.batches(chains)
         weights, memory = self._first(rows, start, noise)
-        move, remembers = (
-            (kinetic, True) if plan.dynamics == KINETIC else (langevin, plan.dynamics == "averaged")
-        )
-        step = move(
-            start,
-            plan.step,
-            plan.nbeta,
-            plan.localization,
-            self.precision,
-            memory if remembers else None,
-        )
+        move = kinetic if plan.dynamics == KINETIC else langevin
+        carried = None if plan.dynamics == "euler" else memory
+        given = (plan.step, plan.nbeta, plan.localization, self.precision)
+        step = move(start, *given, carried)
         seen = weights.new_full((2, plan.num_draws, len(chains)), torch.nan)
         for t in range(-plan.num_burnin_steps, plan.num_draws):
             if stop.is_set():
@@ -263,10 +258,11 @@ class _Walkers(Engine):
     def _first(self, rows: range, start: Tensor, noise) -> tuple[Tensor, Tensor]:
         """Weights that chains start from, and their momentum or the noise before the first."""
         if self.goes_on is not None:
-            return self.goes_on[rows.start : rows.stop].unbind(1)
+            before = self.goes_on[rows.start : rows.stop].unbind(1)
+            return tuple(part.clone() for part in before)  # they are moved in place
         weights = start.clone()
         if self.plan.spread:
-            weights.addcmul_(next(noise), self.plan.spread * self.precision.rsqrt())
+            weights.addcmul_(next(noise), self.plan.spread * self.root)
         return weights, next(noise).clone()
 
     def _seen(

@@ -190,10 +190,10 @@ def test_a_pilot_that_is_given_decides_for_the_others(classification):
 
 
 def test_starts_are_narrower_where_the_loss_is_flat_at_the_checkpoint_only():
-    """K = |w|⁴ has no curvature at 0: N(0, 1/γ) would start chains at a U of thousands. The law's
+    """K = w⁴ has no curvature at 0: N(0, 1/γ) would start chains at a U of thousands. The law's
     own mean of nβ K is d/4.
     """
-    model = NormalCrossing((2,) * 1)
+    model = NormalCrossing((2,))
     found = of_loss(model, nbeta=1e6, localization=10.0, num_draws=2000)
     exact = normal_crossing_llc((2,), 1e6, 10.0)
     assert abs(found.llc - exact) < 4 * found.std_error

@@ -240,13 +240,18 @@ def test_cooling_takes_the_heat_off_the_thermal_noise(regression):
     )
 
 
-def test_a_loss_that_is_no_mean_over_samples_is_not_cooled(regression):
-    """Its samples' own losses say nothing of the minibatch's: the chains are those without."""
+@pytest.mark.parametrize("vanishes", [True, False])
+def test_a_loss_that_is_no_mean_over_samples_is_not_cooled(regression, vanishes):
+    """Its samples' own losses say nothing of the minibatch's: the chains are those without. Also
+    where it is 0 at w*, and so the mean of anything there.
+    """
     model, data, loss_fn, _ = regression
     state = {"weight": regression.weights["weight"]}
+    if vanishes:
+        data = data[0], data[0] @ state["weight"].T
 
     def root(outputs, targets):
-        return loss_fn(outputs, targets).sqrt()
+        return (loss_fn(outputs, targets) + 1e-12).sqrt()
 
     traces = []
     for cooled in (True, False):
@@ -326,7 +331,9 @@ def test_chains_that_go_on_continue_where_they_ended(classification):
     run = (case.problem(), at, case.init_loss, chains(2))
     whole, first = walk(*run, plan), walk(*run, half)
     further = [(0, 0, 100 + number) for number in range(2)]
+    ends = first.ends.clone()
     both = first.then(walk(*run[:3], further, half, goes_on=first.ends))
+    assert torch.equal(first.ends, ends)
     assert both.losses.shape == whole.losses.shape
     np.testing.assert_array_equal(both.distances[:, :10], whole.distances[:, :10])
     jump = np.abs(np.diff(both.distances[:, ::4])).max()
