@@ -102,8 +102,8 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist")
     data = load_data(parser.parse_args().data).train
     print(
-        "| weights | ms a draw and chain | recording | L(w*) | coordinates, curvature, L(w*) | pilot | basin's"
-        " bottom | L_chance | R-hat, distances, words |\n" + "| --- " * 9 + "|"
+        "| weights | ms a draw and chain | recording | L(w*) | coordinates, curvature, L(w*) | pilot |"
+        " basin's bottom | L_chance | R-hat, distances, words |\n" + "| --- " * 9 + "|"
     )
     for hidden in HIDDEN:
         one = Prepared(hidden, data)
@@ -117,10 +117,8 @@ def main() -> None:
             seconds(lambda one=one: chance_loss(one.model, one.data, cross_entropy)),
             seconds(one.certified),
         ]
-        print(
-            f"| {one.size:,} | {1000 * draw:.2f} | {short - 160 * draw:.2f} s | {' | '.join(f'{p:.2f} s' for p in parts)} |",
-            flush=True,
-        )
+        cells = " | ".join(f"{part:.2f} s" for part in (short - 160 * draw, *parts))
+        print(f"| {one.size:,} | {1000 * draw:.2f} | {cells} |", flush=True)
         if hidden == 256:
             grown = one
     by_chains = [seconds(lambda c=c: grown.walked(c, 100)) for c in CHAINS]

@@ -14,8 +14,8 @@ devinterp gets the seconds that `auto` took, the best step of a grid, the best c
 best burn-in (chosen on half of 16 chains, judged on the others: else the smallest of 48 errors
 would be one that happens to be small), and as many chains as fit, also a fraction of one. Its draws
 are taken from this project's engine, whose SGLD is devinterp's step for step (`tests`), and charged
-what devinterp needs for a draw in the same process. Squared errors are bias², net of its noise, plus
-variance. The reference is not cooled, so that it does not share what cooling leaves.
+what devinterp needs for a draw in the same process. Squared errors are bias², net of its noise,
+plus variance. The reference is not cooled, so that it does not share what cooling leaves.
 """
 
 import argparse

@@ -6,11 +6,11 @@
    nothing of where they are; else also K-FAC's, or the Hessian's diagonal where K-FAC does not
    reach, if those leave the directions more alike. Control variates where chains stay near and nβ
    is at least 8 times the minibatch of nβ: there its noise heats them.
-2. The step: λ̂ at h is compared with λ̂ at h/2; h is halved (divided by 4 where chains
-   diverge) until they differ by no more than 2 % or two standard errors. It starts where h² times the largest curvature in units of A is 0.1
-   (minibatch noise heats stiff directions long before they become unstable; 0.5 without it), and at
-   0.3 at most. One pilot serves all checkpoints of a call; where U is stiffer than at the pilot's,
-   h is smaller by as much as keeps a bias left alike.
+2. The step: λ̂ at h is compared with λ̂ at h/2; h is halved (divided by 4 where chains diverge) until
+   they differ by no more than 2 % or two standard errors. It starts where h² times the largest
+   curvature in units of A is 0.1 (minibatch noise heats stiff directions long before they become
+   unstable; 0.5 without it), and at 0.3 at most. One pilot serves all checkpoints of a call; where
+   U is stiffer than at the pilot's, h is smaller by as much as keeps a bias left alike.
 3. Length: burn-in of 3 and draws of 12 relaxation times of the slowest direction, 2/(h a), a the
    smallest curvature of U in units of A. Twice the draws where R-hat then is above 1.05.
 4. Chains (`langevin`), from starts that are spread.

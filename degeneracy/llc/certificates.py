@@ -46,8 +46,8 @@ class Certificates:
         starts_spread: Whether chains started apart; else R-hat cannot see what they share.
         gauge: `"given"` or `"balanced"`.
         step: The relative step, h with momentum or e without, that the pilot chose.
-        step_bias: λ̂ at the step minus λ̂ at half of it, as the pilot found it, with its noise: half to
-            three quarters of the step's bias.
+        step_bias: λ̂ at the step minus λ̂ at half of it, as the pilot found it, with its noise: half
+            to three quarters of the step's bias.
         coordinates: In which chains moved.
         remarks: What could not be done as asked, in sentences.
     """
