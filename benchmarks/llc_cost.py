@@ -102,8 +102,8 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist")
     data = load_data(parser.parse_args().data).train
     print(
-        "| weights | ms a draw and chain | recording | L(w*) | coordinates, curvature, L(w*) | pilot |"
-        " basin's bottom | L_chance | R-hat, distances, words |\n" + "| --- " * 9 + "|"
+        "| weights | ms a draw and chain | recording | L(w*) | coordinates, curvature, L(w*) |"
+        " pilot | basin's bottom | L_chance | R-hat, distances, words |\n" + "| --- " * 9 + "|"
     )
     for hidden in HIDDEN:
         one = Prepared(hidden, data)

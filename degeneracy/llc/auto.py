@@ -397,13 +397,8 @@ def certified(
     length = float(torch.linalg.vector_norm(flattened(place.at.weights)))
     if room is not None and room <= 0:
         remarks.append("the checkpoint's loss is no lower than a constant prediction's")
-    if not plan.spread:
-        remarks.append("chains started together, so R-hat cannot see what they share")
-    elif plan.spread < WIDE:
-        remarks.append(
-            f"chains started {plan.spread:.2g} times as wide as N(0, 1/A), for the loss rises too"
-            " steeply there: R-hat sees less of what they share"
-        )
+    if narrow := _narrow(plan.spread):
+        remarks.append(narrow)
     if not fine.all():
         remarks.append(f"{(~fine).sum()} chains stopped being finite and count in nothing")
     basin = None
@@ -438,6 +433,18 @@ def certified(
         coordinates=place.at.kind,
         remarks=tuple(remarks),
     )
+
+
+def _narrow(spread: float) -> str:
+    """What R-hat cannot see by how chains started; empty where it can."""
+    if not spread:
+        return "chains started together, so R-hat cannot see what they share"
+    if spread < WIDE:
+        return (
+            f"chains started {spread:.2g} times as wide as N(0, 1/A), for the loss rises too"
+            " steeply there: R-hat sees less of what they share"
+        )
+    return ""
 
 
 def disagree(walked: Walked) -> bool:

@@ -175,8 +175,8 @@ def heat(h: float, nbeta: float) -> float:
     With g̃_i = A^-½ ∇l_i and ξ the step's thermal noise, gradients of Σ (1 + κ(z_i − z̄)) l_i/m, z_i
     = g̃_i·ξ, move along −κ Ĉ ξ, Ĉ the covariance of g̃_i in the minibatch. To first order in Ĉ/m
     that cancels the covariance f² Ĉ/m which minibatches add to s² I, if κ = f/(2 s m), where f = h
-    nβ (1 + c)/2, c = exp(−2h), s² = 1 − c². What is left is of the second order, and that minibatches
-    of one pass through the data are not independent.
+    nβ (1 + c)/2, c = exp(−2h), s² = 1 − c². What is left is of the second order, and that the
+    minibatches of one pass through the data are not independent.
     """
     kept = math.exp(-FRICTION * h)
     return h * nbeta * (1 + kept) / 2 / (2 * math.sqrt(1 - kept**2))
