@@ -12,7 +12,8 @@
    unstable; 0.5 without it), and at 0.3 at most. One pilot serves all checkpoints of a call; where
    U is stiffer than at the pilot's, h is smaller by as much as keeps a bias left alike.
 3. Length: burn-in of 3 and draws of 12 relaxation times of the slowest direction, 2/(h a), a the
-   smallest curvature of U in units of A. Twice the draws where R-hat then is above 1.05.
+   smallest curvature of U in units of A. Where R-hat is above 1.05 chains go on for as many draws
+   again, and once more.
 4. Chains (`langevin`), from starts that are spread.
 5. Certificates (`certificates`), with the basin's bottom (`basin`).
 """
@@ -48,6 +49,7 @@ PILOT_BURN_IN, PILOT_DRAWS, SHORTEST_PILOT = 1, 4, 60
 PILOT_CHAINS, PILOT_WEIGHTS = 4, 2**13  # more, as many as are asked for, have few weights in all
 PILOT_IDS, FURTHER_IDS = 2**20, 2**21  # between random numbers of chains, pilots, chains gone on
 DRAWS, SHORTEST, LONGEST = 12, 150, 20_000  # relaxation times, draws
+TURNS = 3  # of so many draws at most: chains that disagree, often by chance, go on
 BATCH = 512
 SOFTEST = 0.05  # least curvature in units of A that a length is made for
 CURVATURE_SAMPLES, VECTORS = 1000, 10  # VECTORS: that Lanczos's iteration keeps

@@ -236,11 +236,13 @@ class _Given:
             (settings.seed, self.ids[position], number) for number in range(settings.num_chains)
         ]
         walked = self._walked(place, plan, seeds)
-        if settings.num_draws is None and auto.disagree(walked):  # often by chance
-            more = [(*seed[:2], auto.FURTHER_IDS + seed[2]) for seed in seeds]
+        for turn in range(1, auto.TURNS):
+            if settings.num_draws is not None or not auto.disagree(walked):
+                break
+            more = [(*seed[:2], turn * auto.FURTHER_IDS + seed[2]) for seed in seeds]
             further = replace(plan, num_burnin_steps=0)
             walked = walked.then(self._walked(place, further, more, walked.ends))
-            plan = replace(plan, num_draws=2 * plan.num_draws)
+        plan = replace(plan, num_draws=walked.losses.shape[1])
         found = auto.certified(place, plan, walked, settings, self.chance, step_bias)
         n = self.target.num_samples
         return summarise(

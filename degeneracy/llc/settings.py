@@ -93,8 +93,8 @@ class SamplerSettings(Section):
         default_factory=published(1_000),
         description=(
             "Draws a chain after its burn-in, one a sampler step; null (auto only): 12 relaxation"
-            " times of the slowest direction, 150 to 20000, and twice that where chains disagree."
-            " Left out, 1000 for the others."
+            " times of the slowest direction, 150 to 20000, and up to three times that where chains"
+            " disagree. Left out, 1000 for the others."
         ),
         json_schema_extra={"default": None},
     )
