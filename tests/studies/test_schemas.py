@@ -39,7 +39,8 @@ def test_the_default_config_spells_out_the_defaults(name: str):
     content = read_json(study.config_path)
     expected = study.settings().model_dump()
     if name == "ngd_sgd":  # whose trajectory has 31 checkpoints
-        expected["devinterp"] |= {"num_chains": 4, "sampler_batch_size": 128}
+        quicker = {"num_chains": 4, "sampler_batch_size": 256, "cooled": False}
+        expected["devinterp"] |= quicker
     assert parse_config(content, study.settings).model_dump() == expected
 
 
