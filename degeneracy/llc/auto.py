@@ -306,6 +306,11 @@ def first_step(stiffness: float, dynamics: str = KINETIC, exact: bool = False) -
     return min(LARGEST_STEP[kinetic], math.sqrt(found) if kinetic else found)
 
 
+def sees_all(settings: SamplerSettings, num_samples: int) -> bool:
+    """Whether the sampler's minibatch is all the data, so that gradients have no noise."""
+    return num_samples <= (settings.sampler_batch_size or BATCH)
+
+
 def piloted(
     place: Place, nbeta: float, settings: SamplerSettings, chain_id: int, label: str
 ) -> tuple[float, float]:

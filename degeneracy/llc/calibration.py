@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from degeneracy.curvature.largest import largest_curvature
 from degeneracy.llc import coordinates
-from degeneracy.llc.auto import BATCH, BURN_IN, CURVATURE_SAMPLES, DRAWS, first_step
+from degeneracy.llc.auto import BURN_IN, CURVATURE_SAMPLES, DRAWS, first_step, sees_all
 from degeneracy.llc.basin import bottom
 from degeneracy.llc.certificates import MOST_DISTANCE, MOST_SHIFT
 from degeneracy.llc.chains import Problem
@@ -109,7 +109,7 @@ def _row(
         # A shift is at most twice what a Newton step in the metric γ would win.
         reached = 2 * expected <= MOST_SHIFT or all(basin.reached for basin in basins)
     stiffness = 1 + nbeta * max(place.curvature for place in places) / gamma
-    exact = len(places[0].problem.data[0]) <= (settings.sampler_batch_size or BATCH)
+    exact = sees_all(settings, len(places[0].problem.data[0]))
     distance = max(
         math.sqrt(place.size / gamma) / place.length if place.length else math.inf
         for place in places

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from degeneracy.curvature.largest import largest_curvature, loss_on
-from degeneracy.llc.auto import BATCH, BURN_IN, DRAWS, first_step
+from degeneracy.llc.auto import BURN_IN, DRAWS, first_step, sees_all
 from degeneracy.llc.checks import check_problem
 from degeneracy.llc.coordinates import some
 from degeneracy.llc.estimate import estimate_llcs, resolve_nbeta
@@ -168,8 +168,7 @@ class _Cell:
             step = adapted_step(nbeta, curvature, localization)
             self.settings = sgld_settings(settings, localization, setting, step)
         stiffness = (nbeta * curvature + localization) / localization if localization else math.inf
-        exact = n <= (settings.sampler_batch_size or BATCH)
-        step = first_step(stiffness, settings.dynamics, exact)
+        step = first_step(stiffness, settings.dynamics, sees_all(settings, n))
         self.needed_steps = math.ceil((BURN_IN + DRAWS) * 2 / step) if step else sys.maxsize
 
 

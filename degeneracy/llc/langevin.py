@@ -160,8 +160,13 @@ class _Walkers(Engine):
         plan = self.plan
         return plan.paired and plan.control is None and not self.problem.full_batch
 
+    @property
+    def _cools(self) -> bool:
+        """Whether there is heat to be taken off."""
+        return self.plan.cooled and not self.problem.full_batch
+
     def record(self, groups) -> None:
-        """Also the loss alone, where it is asked for at w*."""
+        """Also the loss alone where it is asked for at w*, and cooled gradients."""
         super().record(groups)
         for count in {len(rows) for rows in groups} - self.losses.keys():
             if self._pairs:
@@ -179,16 +184,11 @@ class _Walkers(Engine):
                 function = vmap(self._cooled, in_dims=axes)
                 self.cooled[count] = recorded(function, rows, self.starts[0], rows.clone(), *batch)
 
-    @property
-    def _cools(self) -> bool:
-        return self.plan.cooled and not self.problem.full_batch
-
     def _cooled(
         self, row: Tensor, start: Tensor, nudge: Tensor, *batch: Tensor
     ) -> tuple[Tensor, ...]:
-        """Of one chain: the gradient with samples weighted as `samplers.heat` has it, and the loss;
-        or, with control variates, both gradients weighted so, and the loss, or where it is paired
-        by how much the weighted loss is above w*'s.
+        """Of one chain: the gradient with samples weighted as `samplers.heat` has it, and the loss.
+        With control variates also both at w*, and all with these weights where losses are paired.
         """
 
         def losses(row: Tensor) -> Tensor:
@@ -200,31 +200,16 @@ class _Walkers(Engine):
             return pull(self._shares(slopes))[0], seen.mean()
         there, pull_there = vjp(losses, start)
         shares = self._shares(slopes - (losses(start + nudge) - there) / NUDGE)
-        rise = torch.dot(shares, seen - there) if self.plan.paired else seen.mean()
-        return pull(shares)[0], pull_there(shares)[0], rise
+        means = [
+            torch.dot(shares, each) if self.plan.paired else each.mean() for each in (seen, there)
+        ]
+        return pull(shares)[0], means[0], pull_there(shares)[0], means[1]
 
     def _shares(self, slopes: Tensor) -> Tensor:
         m, n = len(slopes), len(self.problem.data[0])
         # Of n samples drawn without replacement, m have a mean of variance (1 − m/n)/m.
         rate = heat(self.plan.step, self.plan.nbeta) * (1 / m - 1 / n)
         return (1 + rate * (slopes - slopes.mean())) / m
-
-    def _seen_cooled(
-        self, start: Tensor, weights: Tensor, batch: tuple[Tensor, ...], thermal: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        found = self.cooled[len(weights)](weights, start[0], NUDGE * self.root * thermal, *batch)
-        if self.plan.control is not None:
-            gradients, there, rise = found
-            change = self.plan.control - there
-            if self.plan.paired:
-                rise = rise + torch.linalg.vecdot(weights - start, change)
-            else:
-                rise = rise - self.init_loss
-            return gradients + change, rise
-        gradients, values = found
-        if self._pairs:
-            return gradients, values - self.losses[len(weights)](start[0], *batch)
-        return gradients, values - self.init_loss
 
     @torch.no_grad()
     def run(self, rows: range, bar: tqdm, stop: Event) -> Walked:
@@ -269,17 +254,21 @@ class _Walkers(Engine):
         self, start: Tensor, weights: Tensor, batch: tuple[Tensor, ...], thermal: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Gradients that chains follow, and by how much the loss is above L(w*)."""
+        count, controlled = len(weights), self.plan.control is not None
+        controlled = controlled and not self.problem.full_batch
         if self._cools:
-            return self._seen_cooled(start, weights, batch, thermal)
-        gradients, values = self.gradients[len(weights)](weights, *batch)
-        if self.plan.control is not None and not self.problem.full_batch:
-            there, values_there = self.gradients[len(weights)](start, *batch)
+            nudge = NUDGE * self.root * thermal
+            gradients, values, *at_start = self.cooled[count](weights, start[0], nudge, *batch)
+        else:
+            gradients, values = self.gradients[count](weights, *batch)
+            at_start = self.gradients[count](start, *batch) if controlled else ()
+        if controlled:
+            there, values_there = at_start
             change = self.plan.control - there
+            gradients = gradients + change
             if self.plan.paired:
-                rise = values - values_there + torch.linalg.vecdot(weights - start, change)
-            else:
-                rise = values - self.init_loss
-            return gradients + change, rise
-        if self._pairs:
-            return gradients, values - self.losses[len(weights)](start[0], *batch)
+                along = torch.linalg.vecdot(weights - start, change)
+                return gradients, values - values_there + along
+        elif self._pairs:
+            return gradients, values - self.losses[count](start[0], *batch)
         return gradients, values - self.init_loss
