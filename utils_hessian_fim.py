@@ -7,11 +7,13 @@ The names that notebooks use, from one place.
 from degeneracy.curvature.fisher import (
     exact_fisher,
     fisher_diagonal,
+    fisher_eigenpairs,
     fisher_eigenvalues,
     fisher_trace,
 )
 from degeneracy.curvature.kfac import kfac_eigenvalues, kfac_factors, kfac_trace
 from degeneracy.curvature.largest import largest_curvature, loss_on, top_eigenvalues
+from degeneracy.curvature.layers import layer_curvature
 from degeneracy.curvature.spectrum import (
     count_above,
     hessian_spectrum,
@@ -25,6 +27,7 @@ __all__ = [
     "count_above",
     "exact_fisher",
     "fisher_diagonal",
+    "fisher_eigenpairs",
     "fisher_eigenvalues",
     "fisher_trace",
     "hessian_spectrum",
@@ -33,6 +36,7 @@ __all__ = [
     "kfac_factors",
     "kfac_trace",
     "largest_curvature",
+    "layer_curvature",
     "loss_on",
     "quadratic_llc",
     "rank_threshold",

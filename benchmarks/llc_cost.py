@@ -19,12 +19,13 @@ from torch.nn.functional import cross_entropy
 
 from degeneracy.llc import auto
 from degeneracy.llc.basin import bottom
-from degeneracy.llc.chains import Problem
+from degeneracy.llc.chains import problem_of
 from degeneracy.llc.chance import chance_loss
-from degeneracy.llc.estimate import loss_of, losses_of, mean_loss, resolve_nbeta
-from degeneracy.llc.langevin import walk
+from degeneracy.llc.estimate import mean_loss, resolve_nbeta
+from degeneracy.llc.langevin import EVALUATION_BATCH, walk
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.models.networks import FFNN, num_parameters
+from degeneracy.objective.loss import objective_of
 from utils_general import load_data
 
 HIDDEN = (1, 12, 110, 256, 660)  # nodes of a layer: about 10³ to 10⁶ weights
@@ -74,12 +75,10 @@ class Prepared:
         auto.piloted(self.place, self.nbeta, self.settings, 0, "pilot")
 
     def prepared(self) -> auto.Place:
-        weights = {name: p.detach() for name, p in self.model.named_parameters()}
-        loss, losses = loss_of(self.model, cross_entropy), losses_of(self.model, cross_entropy)
-        problem = Problem(loss, self.data, BATCH, losses)
-        init_loss, state = mean_loss(self.model, self.data), self.model.state_dict()
-        given = (weights, init_loss, self.nbeta, self.settings, cross_entropy)
-        return auto.prepared(self.model, state, problem, *given)
+        objective = objective_of(self.model, cross_entropy, self.data)
+        init_loss = objective.mean_loss(EVALUATION_BATCH)
+        given = objective.weights, init_loss, self.nbeta, self.settings
+        return auto.prepared(objective, problem_of(objective, BATCH), *given)
 
     def walked(self, chains: int, draws: int):
         seeds = [(0, 0, chain) for chain in range(chains)]

@@ -30,14 +30,15 @@ from torch.nn.functional import cross_entropy
 
 from degeneracy.llc import auto
 from degeneracy.llc.auto import Place
-from degeneracy.llc.chains import Problem
-from degeneracy.llc.estimate import loss_of, losses_of, mean_loss
+from degeneracy.llc.chains import Problem, problem_of
+from degeneracy.llc.estimate import mean_loss
 from degeneracy.llc.langevin import walk
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import summarise
 from degeneracy.models.coefficients import quadratic_llc
 from degeneracy.models.known import DeepLinear, Quadratic
 from degeneracy.models.networks import num_parameters
+from degeneracy.objective.loss import objective_of
 
 SMALL_BUDGET = 256 * 2**20  # bytes for chains of a few weights, which hold little but their noise
 PASS = {1000: (0.93, 0.97), 200: (0.91, 0.98)}  # replicates → coverage that is wanted
@@ -139,25 +140,15 @@ def network_case() -> Case:
 def prepared(case: Case) -> Place:
     """The checkpoint as `estimate_llcs` makes it ready."""
     model, settings = case.model, case.settings
-    weights = {name: p.detach() for name, p in model.named_parameters()}
     if case.data:
-        loss = loss_of(model, cross_entropy)
+        objective = objective_of(model, cross_entropy, case.data)
+        problem, weights = problem_of(objective, case.batch_size), objective.weights
         init_loss = mean_loss(model, case.data)
     else:
-        loss = model.population_loss
-        init_loss = float(loss(weights))
-    losses = losses_of(model, cross_entropy) if case.data else None
-    problem = Problem(loss, case.data, case.batch_size, losses)
-    return auto.prepared(
-        model,
-        model.state_dict(),
-        problem,
-        weights,
-        init_loss,
-        settings.nbeta,
-        settings,
-        cross_entropy,
-    )
+        weights = {name: p.detach() for name, p in model.named_parameters()}
+        objective, problem = None, Problem(model.population_loss, (), case.batch_size)
+        init_loss = float(model.population_loss(weights))
+    return auto.prepared(objective, problem, weights, init_loss, settings.nbeta, settings)
 
 
 def measure(case: Case, factors: Sequence[float], replicates: int | None = None) -> list[Row]:

@@ -34,12 +34,13 @@ from torch.utils.data import DataLoader
 
 from degeneracy.curvature.largest import largest_curvature, loss_on
 from degeneracy.llc import auto
-from degeneracy.llc.chains import Problem
+from degeneracy.llc.chains import problem_of
 from degeneracy.llc.devinterp_chains import Batches
-from degeneracy.llc.estimate import estimate_llcs, loss_of, losses_of, mean_loss, resolve_nbeta
+from degeneracy.llc.estimate import estimate_llcs, mean_loss, resolve_nbeta
 from degeneracy.llc.langevin import walk
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.models.networks import FFNN, LeNet5
+from degeneracy.objective.loss import objective_of
 from degeneracy.training import packed_weights
 from utils_general import load_data
 
@@ -70,13 +71,11 @@ def checkpoint(options):
 def reference(model, state, data, nbeta: float, settings) -> tuple[float, float]:
     """λ̂ by long chains of small steps, with its standard error."""
     model.load_state_dict(state)
-    weights = {name: state[name] for name, _ in model.named_parameters()}
-    losses = losses_of(model, cross_entropy)
-    problem = Problem(loss_of(model, cross_entropy), tuple(data), BATCH, losses)
+    objective = objective_of(model, cross_entropy, data)
     loss = mean_loss(model, data)
     finer = settings.model_copy(update={"sampler_batch_size": 1024, "cooled": False})
-    given = (nbeta, finer, cross_entropy)
-    place = auto.prepared(model, state, problem, weights, loss, *given)
+    given = objective.weights, loss, nbeta, finer
+    place = auto.prepared(objective, problem_of(objective, BATCH), *given)
     step = auto.first_step(place.stiffness) / 2
     plan = replace(auto.planned(place, nbeta, finer, step), num_draws=REFERENCE_DRAWS)
     seeds = [(7, 7, chain) for chain in range(CHAINS)]

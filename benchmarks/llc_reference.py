@@ -31,14 +31,14 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 
 from degeneracy.data.images import load_data
 from degeneracy.llc import coordinates
-from degeneracy.llc.auto import SAMPLES, some
 from degeneracy.llc.chains import recorded
-from degeneracy.llc.coordinates import Coordinates
-from degeneracy.llc.estimate import estimate_llcs, loss_of
+from degeneracy.llc.coordinates import SAMPLES, Coordinates
+from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import standard_error
 from degeneracy.models.known import DeepLinear
 from degeneracy.models.networks import FFNN, num_parameters
+from degeneracy.objective.loss import objective_of
 from degeneracy.weights import flattened, named
 
 PATH = math.pi / 2  # length of a trajectory in units of A: a quarter of a turn where U'' = A
@@ -205,12 +205,13 @@ def exact_place(
     """Coordinates for `hmc` in float64, by K-FAC where asked for, and the data in it."""
     model = model.double()
     data = tuple(part.double() if part.is_floating_point() else part for part in data)
-    state = model.state_dict()
+    if not data:
+        weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+        return coordinates.flat(model.population_loss, weights), data
+    objective = objective_of(model, loss_fn, data)
     if preconditioned:
-        return coordinates.kfac(model, state, some(data, SAMPLES, 0), loss_fn, 0), data
-    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    loss = loss_of(model, loss_fn) if data else model.population_loss
-    return coordinates.flat(loss, weights), data
+        return coordinates.kfac(objective, objective.data.some(SAMPLES, 0).leaves, 0), data
+    return coordinates.flat(objective.loss, objective.weights), data
 
 
 # ---- `auto` against it ---------------------------------------------------------------------------

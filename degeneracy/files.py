@@ -7,11 +7,30 @@ from pathlib import Path
 PARTIAL = ".partial"  # ends the name of a file that is being written
 
 
+class WriteError(OSError):
+    """A file could not be written; what was there before is still there."""
+
+    def __str__(self) -> str:
+        return (
+            f"cannot write {self.filename} ({self.strerror}); what was written before is as it was:"
+            " make room on the disk, or make the folder writable, and start again"
+        )
+
+
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Writes `content` to `path` so that a reader, now or after a crash, sees the old file or the
     whole new one.
+
+    Raises:
+        WriteError: The disk is full, or the folder cannot be written.
     """
-    path = Path(path)
+    try:
+        _write(Path(path), content)
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+
+
+def _write(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(handle, "wb") as file:

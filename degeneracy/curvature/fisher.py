@@ -1,7 +1,9 @@
-"""What is the Fisher information of a classifier? Its products, diagonal, trace and eigenvalues.
+"""What is the Fisher information of a model? Its products, diagonal, trace and eigenvalues.
 
-For logits z = f_w(x), p(y | x) = softmax(z)_y and g_y = ∇_w log p(y | x) the matrix is F = (1/n)
-Σ_x E_y[g_y g_yᵀ], in units of nats / weight². Three kinds differ in the labels y:
+For outputs z = f_w(x) and a loss that is −log p(y | z), F = (1/n) Σ_x E_y[g_y g_yᵀ], g_y = ∇_w log
+p(y | x), in units of nats / weight². For cross-entropy p(y | z) = softmax(z)_y; `likelihood` has
+the other losses, and what n is where samples are weighted or hold several predictions. Three kinds
+differ in the labels y:
 
 - "expected": y ~ p(· | x), summed exactly. F is the Gauss-Newton matrix (1/n) Σ_x Jᵀ (diag p − p
   pᵀ) J, J = ∂z/∂w, for every model, and the Hessian of the mean cross-entropy where z is linear in
@@ -15,74 +17,135 @@ with the estimates of `spectrum`, for any number. How far F is from the Hessian 
 question.
 """
 
-import copy
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from curvlinops import EFLinearOperator, GGNLinearOperator
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_map
 
-from degeneracy.curvature.checks import NotFiniteError, checked_weights
+from degeneracy.curvature.checks import NotFiniteError
+from degeneracy.curvature.eigenpairs import Eigenpairs, eigenpairs_of
+from degeneracy.curvature.jacobians import (
+    Jacobian,
+    SampleGradients,
+    leaves_of,
+    pull_back,
+    rows_pay,
+    sample_gradients,
+)
 from degeneracy.curvature.largest import eigenvalues_of
+from degeneracy.curvature.likelihood import KINDS, FisherTerms, Labelled, fisher_terms
 from degeneracy.curvature.operators import ROWS_AT_ONCE, Operator
+from degeneracy.curvature.watched import watched
+from degeneracy.objective.forward import running
 
-KINDS = ("expected", "sampled", "empirical")
+__all__ = [
+    "KINDS",
+    "ExactFisher",
+    "exact_fisher",
+    "fisher_diagonal",
+    "fisher_eigenpairs",
+    "fisher_eigenvalues",
+    "fisher_operator",
+    "fisher_trace",
+    "operator_of_terms",
+    "refuse_more_than_memory",
+]
+
 GRADIENT_BYTES = 2**26  # memory for gradients of single samples, which are taken in chunks that fit
 EXACT_BYTES = 2**32  # memory for all of them and the matrix of their inner products
 ROWS_OF_GRAM = 256  # computed at once; few, because what lies above the diagonal is left out
 
-Data = tuple[Float[Tensor, "n ..."], Int[Tensor, " n"]]
-
 
 def fisher_operator(
-    model: nn.Module, data: Data, kind: str = "expected", *, seed: int = 0, batch_size: int = 1280
+    model: nn.Module,
+    data: Any,
+    kind: str = "expected",
+    *,
+    loss_fn: Callable = cross_entropy,
+    seed: int = 0,
+    batch_size: int = 1280,
+    **options: Any,
 ) -> Operator:
     """F by its products, without a matrix: for `spectrum.spectrum_of`, `eigenvalues_of`, and the
-    same as the Hessian's.
+    same as the Hessian's; see `jacobians.Jacobian`. Where a module cannot be
+    differentiated twice they are those of single samples' gradients, which takes longer.
 
-    The products are curvlinops's (Dangel et al., arXiv:2501.19183): two passes through the network
-    and its derivative.
+    "expected" is the matrix of curvlinops's `GGNLinearOperator` for the same loss.
 
     Args:
-        model: From inputs to logits (n, classes), used in the mode it is in; it is not changed.
-        data: (inputs, labels) on the model's device.
+        model: Any module from inputs to outputs, used in the mode it is in; it is not changed.
+        data: (inputs, targets) or an iterable of batches, as `objective.data.as_data` takes them.
         kind: "expected", "sampled" or "empirical", as above.
+        loss_fn: −log p(y | outputs) that `likelihood` knows, mean-reduced.
         seed: Of the sampled labels, drawn on the CPU.
         batch_size: Samples differentiated at once: bounds memory, does not change the matrix.
+        options: forward, restrict, cache_bytes of `objective.loss.objective_of`.
 
     Raises:
-        ValueError: An unknown kind, outputs that are no logits, or as
-            `curvature.checks.checked_weights` says.
+        ValueError: As `likelihood.fisher_terms` says: an unknown kind, a penalty, a loss without a
+            likelihood, outputs or targets that do not fit it, or whatever has no curvature.
     """
-    weights, _ = checked_classifier(model, data, kind, batch_size)
-    batches = labelled_batches(model, data, kind, seed, batch_size)
-    model = copy.deepcopy(model)  # products stay those of today's weights
-    of = GGNLinearOperator if kind == "expected" else EFLinearOperator
-    given = model, nn.CrossEntropyLoss(), trainable(model), batches
-    matrix = of(*given, check_deterministic=False, num_data=len(data[0]))
+    return operator_of_terms(fisher_terms(model, loss_fn, data, kind, seed, batch_size, **options))
 
-    def products(rows: Tensor) -> Tensor:
-        return torch.cat([(matrix @ part.T.contiguous()).T for part in rows.split(ROWS_AT_ONCE)])
+
+def operator_of_terms(terms: FisherTerms) -> Operator:
+    """The same of what F is made of."""
+    weights, model = terms.objective.weights, terms.objective.model
+    with running(model):
+        twice = _jacobian(terms, _few(terms)).is_right()
+        kept: list[Jacobian] = []
+        if twice and len(terms.objective.data) <= terms.batch_size:
+            # differentiated once, the graph kept for all products
+            kept = [_jacobian(terms, batch) for batch in terms.batches()]
+
+    def of_batch(jacobian: Jacobian, batch: Labelled, rows: Tensor) -> Tensor:
+        inner = terms.likelihood.middle(jacobian.outputs, batch.targets, batch.labels)
+        parts = (inner(jacobian.forwards(some)) for some in rows.split(ROWS_AT_ONCE))
+        return torch.cat([jacobian.backwards(part) for part in parts])
+
+    def products(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+        with running(model):
+            if not twice:
+                return _products_of_gradients(terms, rows)
+            jacobians = kept or (_jacobian(terms, batch) for batch in terms.batches())
+            pairs = zip(jacobians, terms.batches(), strict=True)
+            return sum(of_batch(*pair, rows) for pair in pairs) / terms.total
 
     first = next(iter(weights.values()))
-    return Operator(products, sum(w.numel() for w in weights.values()), first.dtype, first.device)
+    return Operator(products, _dim(terms), first.dtype, first.device)
+
+
+def _jacobian(terms: FisherTerms, batch: Labelled) -> Jacobian:
+    def outputs(weights: dict[str, Tensor]) -> Tensor:
+        return terms.objective.outputs(weights, batch.inputs)
+
+    together = rows_pay(terms.objective.model, terms.objective.device)
+    return Jacobian(outputs, terms.objective.weights, together)
 
 
 def fisher_diagonal(
-    model: nn.Module, data: Data, kind: str = "expected", *, seed: int = 0, batch_size: int = 1280
+    model: nn.Module,
+    data: Any,
+    kind: str = "expected",
+    *,
+    loss_fn: Callable = cross_entropy,
+    seed: int = 0,
+    batch_size: int = 1280,
+    **options: Any,
 ) -> Float[Tensor, " d"]:
     """diag F, exact: the mean square of each weight's gradient over samples and labels, in the
     order of the weights.
 
-    "expected" takes one gradient a class and sample, the others one a sample. Where all weights are
-    those of linear layers, no gradient of a single sample is formed. Arguments and errors as in
-    `fisher_operator`.
+    "expected" takes one gradient a class and prediction, or one an output, the others one a term.
+    Where all weights are those of linear layers, no gradient of a single sample is formed.
+    Arguments and errors as in `fisher_operator`.
 
     Example:
         >>> model = nn.Linear(1, 2, bias=False)
@@ -91,45 +154,82 @@ def fisher_diagonal(
         >>> fisher_diagonal(model, data).round(decimals=4).tolist()
         [1.0, 1.0]
     """
-    weights, _ = checked_classifier(model, data, kind, batch_size)
-    batches = labelled_batches(model, data, kind, seed, batch_size)
-    model = copy.deepcopy(model)
-    if _is_linear_in_layers(model, weights, batches[0], kind):
-        parts = (
-            _squares_of_layers(weights, _layer_gradients(model, weights, *batch, kind))
-            for batch in batches
-        )
-    else:
-        parts = (_sum_of_squares(model, weights, *batch, kind) for batch in batches)
-    return sum(parts) / len(data[0])
+    terms = fisher_terms(model, loss_fn, data, kind, seed, batch_size, **options)
+    with running(terms.objective.model):
+        gradients = _tried_gradients(terms)
+        if _is_linear_in_layers(terms, gradients):
+            parts = (
+                _squares_of_layers(terms, _layer_gradients(terms, batch))
+                for batch in terms.batches()
+            )
+        else:
+            parts = (_sum_of_squares(terms, gradients, batch) for batch in terms.batches())
+        return sum(parts) / terms.total
 
 
 def fisher_trace(
-    model: nn.Module, data: Data, kind: str = "expected", *, seed: int = 0, batch_size: int = 1280
+    model: nn.Module,
+    data: Any,
+    kind: str = "expected",
+    *,
+    loss_fn: Callable = cross_entropy,
+    seed: int = 0,
+    batch_size: int = 1280,
+    **options: Any,
 ) -> float:
     """tr F, exact: the mean squared norm of the gradients; arguments and errors as in
     `fisher_operator`.
     """
-    return float(
-        fisher_diagonal(model, data, kind, seed=seed, batch_size=batch_size).double().sum()
-    )
+    given = {"loss_fn": loss_fn, "seed": seed, "batch_size": batch_size, **options}
+    return float(fisher_diagonal(model, data, kind, **given).double().sum())
 
 
 def fisher_eigenvalues(
     model: nn.Module,
-    data: Data,
+    data: Any,
     k: int,
     kind: str = "expected",
     *,
+    loss_fn: Callable = cross_entropy,
     tolerance: float = 1e-4,
     seed: int = 0,
     batch_size: int = 1280,
+    **options: Any,
 ) -> Float[np.ndarray, " k"]:
-    """The k largest eigenvalues of F, descending; see `spectrum.eigenvalues_of`, and
+    """The k largest eigenvalues of F, descending; see `largest.eigenvalues_of`, and
     `fisher_operator` for the rest.
     """
-    operator = fisher_operator(model, data, kind, seed=seed, batch_size=batch_size)
+    given = {"loss_fn": loss_fn, "seed": seed, "batch_size": batch_size, **options}
+    operator = fisher_operator(model, data, kind, **given)
     return eigenvalues_of(operator, k, tolerance=tolerance, seed=seed)
+
+
+def fisher_eigenpairs(
+    model: nn.Module,
+    data: Any,
+    k: int,
+    kind: str = "expected",
+    *,
+    which: str = "largest",
+    loss_fn: Callable = cross_entropy,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    batch_size: int = 1280,
+    **options: Any,
+) -> Eigenpairs:
+    """The k largest or smallest eigenvalues of F with their eigenvectors, repeated ones as often as
+    they are; see `eigenpairs.eigenpairs_of`, and `fisher_operator` for the rest.
+
+    Example:
+        >>> model = nn.Linear(1, 2, bias=False)
+        >>> _ = nn.init.zeros_(model.weight)  # p = (½, ½): F = x²/4 · [[1, −1], [−1, 1]]
+        >>> data = torch.tensor([[2.0]]), torch.tensor([0])
+        >>> fisher_eigenpairs(model, data, k=1).values.round(4).tolist()
+        [2.0]
+    """
+    given = {"loss_fn": loss_fn, "seed": seed, "batch_size": batch_size, **options}
+    operator = fisher_operator(model, data, kind, **given)
+    return eigenpairs_of(operator, k, which=which, tolerance=tolerance, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -137,9 +237,9 @@ class ExactFisher:
     """All eigenvalues and the diagonal of F, in nats / weight².
 
     Attributes:
-        eigenvalues: Descending, r = min(k·n, d) of them for n samples with k gradients each (k =
-            classes for "expected", 1 otherwise). The other d − r are zero, and so are n of those of
-            "expected" where k·n ≤ d.
+        eigenvalues: Descending, r = min(k·n, d) of them for n samples with k gradients each (of
+            cross-entropy k = classes for "expected", 1 otherwise). The other d − r are zero, and so
+            are n of those of "expected" where k·n ≤ d.
         diagonal: In the order and of the type of the weights.
     """
 
@@ -153,7 +253,14 @@ class ExactFisher:
 
 
 def exact_fisher(
-    model: nn.Module, data: Data, kind: str = "expected", *, seed: int = 0, batch_size: int = 1280
+    model: nn.Module,
+    data: Any,
+    kind: str = "expected",
+    *,
+    loss_fn: Callable = cross_entropy,
+    seed: int = 0,
+    batch_size: int = 1280,
+    **options: Any,
 ) -> ExactFisher:
     """Every eigenvalue of F, without an error of estimation: those of the inner products of the
     gradients.
@@ -181,125 +288,109 @@ def exact_fisher(
         >>> fisher.eigenvalues.round(4).tolist(), round(fisher.trace, 4)
         ([2.0, 0.0], 2.0)
     """
-    weights, num_classes = checked_classifier(model, data, kind, batch_size)
-    num_samples, dim = len(data[0]), sum(w.numel() for w in weights.values())
-    num_rows = num_samples * (num_classes if kind == "expected" else 1)
-    one_of = next(iter(weights.values()))
-    batches = labelled_batches(model, data, kind, seed, batch_size)
-    model = copy.deepcopy(model)
-    layered = num_rows <= dim and _is_linear_in_layers(model, weights, batches[0], kind)
-    refuse_more_than_memory(num_rows, dim, 0 if layered else one_of.itemsize)
-    squares = one_of.new_zeros(dim, dtype=torch.float64)
-    if layered:
-        parts = [_layer_gradients(model, weights, *batch, kind) for batch in batches]
-        layers = [_LayerGradients.joined(of_layer) for of_layer in zip(*parts, strict=True)]
-        squares += _squares_of_layers(weights, layers)
-        matrix = _gram_of_layers(weights, layers)
-    elif num_rows > dim:
-        matrix = one_of.new_zeros(dim, dim, dtype=torch.float64)
-        for rows in _rows_of(model, weights, batches, kind):
-            matrix += rows.T @ rows
-            squares += rows.square().sum(0)
-    else:
-        gradients, filled = one_of.new_empty(num_rows, dim), 0
-        for rows in _rows_of(model, weights, batches, kind):
-            gradients[filled : filled + len(rows)] = rows
-            filled += len(rows)
-            squares += rows.square().sum(0)
-        matrix = _gram_below_diagonal(gradients)
+    terms = fisher_terms(model, loss_fn, data, kind, seed, batch_size, **options)
+    with running(terms.objective.model):
+        matrix, squares = _exact_matrix(terms)
     if not torch.isfinite(matrix).all():
         raise NotFiniteError(
             "the gradients of the log-likelihood are not finite; measure before training diverged"
         )
-    eigenvalues = torch.linalg.eigvalsh(matrix / num_samples).clamp(min=0).flip(0).cpu().numpy()
-    return ExactFisher(eigenvalues, (squares / num_samples).to(one_of.dtype))
+    eigenvalues = torch.linalg.eigvalsh(matrix / terms.total).clamp(min=0).flip(0).cpu().numpy()
+    dtype = next(iter(terms.objective.weights.values())).dtype
+    return ExactFisher(eigenvalues, (squares / terms.total).to(dtype))
 
 
-def checked_classifier(
-    model: nn.Module, data: Data, kind: str, batch_size: int
-) -> tuple[dict[str, Tensor], int]:
-    """The trainable weights by name, and the number of classes."""
-    if kind not in KINDS:
-        raise ValueError(f"kind = {kind!r}; allowed: {', '.join(KINDS)}")
-    weights = checked_weights(model, cross_entropy, data, batch_size)
-    inputs, labels = data
-    with torch.no_grad():
-        outputs = model(inputs[:1])
-    if outputs.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
-        raise ValueError(
-            f"outputs are {tuple(outputs.shape)} for one sample and targets {tuple(labels.shape)}"
-            f" of {labels.dtype}; allowed: logits (n, classes) and class indices (n,), which the"
-            " Fisher information's p(y | x) needs"
-        )
-    return weights, outputs.shape[1]
+def _exact_matrix(terms: FisherTerms) -> tuple[Float[Tensor, "m m"], Float[Tensor, " d"]]:
+    """GᵀG or GGᵀ, the smaller of the two, and the diagonal of the first, in float64."""
+    gradients, dim = _tried_gradients(terms), _dim(terms)
+    num_rows = len(terms.objective.data) * _rows_a_sample(terms)
+    one_of = next(iter(terms.objective.weights.values()))
+    layered = num_rows <= dim and _is_linear_in_layers(terms, gradients)
+    refuse_more_than_memory(num_rows, dim, 0 if layered else one_of.itemsize)
+    squares = one_of.new_zeros(dim, dtype=torch.float64)
+    if layered:
+        parts = [_layer_gradients(terms, batch) for batch in terms.batches()]
+        layers = [_LayerGradients.joined(of_layer) for of_layer in zip(*parts, strict=True)]
+        squares += _squares_of_layers(terms, layers)
+        return _gram_of_layers(terms, layers), squares
+    every = (rows for batch in terms.batches() for rows in _gradient_rows(terms, gradients, batch))
+    if num_rows > dim:
+        matrix = one_of.new_zeros(dim, dim, dtype=torch.float64)
+        for rows in every:
+            matrix += rows.T @ rows
+            squares += rows.square().sum(0)
+        return matrix, squares
+    kept, filled = one_of.new_empty(num_rows, dim), 0
+    for rows in every:
+        kept[filled : filled + len(rows)] = rows
+        filled += len(rows)
+        squares += rows.square().sum(0)
+    return _gram_below_diagonal(kept), squares
 
 
-@torch.no_grad()
-def labelled_batches(
-    model: nn.Module, data: Data, kind: str, seed: int, batch_size: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Inputs with the data's labels, or sampled ones: the same on every device, up to the rounding
-    of p.
-    """
-    inputs, labels = data
-    if kind == "sampled":
-        p = torch.cat([model(part).softmax(1).double().cpu() for part in inputs.split(batch_size)])
-        labels = p.multinomial(1, generator=torch.Generator().manual_seed(seed))[:, 0].to(
-            labels.device
-        )
-    return list(zip(inputs.split(batch_size), labels.split(batch_size), strict=True))
+def _dim(terms: FisherTerms) -> int:
+    return sum(weight.numel() for weight in terms.objective.weights.values())
 
 
-def _residuals(logits: Float[Tensor, "n c"], labels: Tensor, kind: str) -> Float[Tensor, "k n c"]:
-    """r with F = (1/n) Σ_n Σ_k Jᵀ r rᵀ J: ∇_z of −log p(y | x), times √p(y | x) where labels are
-    summed over.
-    """
-    p = logits.detach().softmax(1)
-    if kind != "expected":
-        return (p - one_hot(labels, p.shape[1]))[None]
-    return (p - torch.eye(p.shape[1], dtype=p.dtype, device=p.device)[:, None]) * p.sqrt().T[
-        :, :, None
-    ]
+# ---- gradients of single samples -----------------------------------------------------------------
+
+
+def _products_of_gradients(
+    terms: FisherTerms, vectors: Float[Tensor, "k d"]
+) -> Float[Tensor, "k d"]:
+    """(1/n) GᵀG v, by first derivatives alone."""
+    gradients = _tried_gradients(terms)
+    every = (rows for batch in terms.batches() for rows in _gradient_rows(terms, gradients, batch))
+    return sum((vectors @ rows.T) @ rows for rows in every) / terms.total
+
+
+def _few(terms: FisherTerms) -> Labelled:
+    """The first samples, two where a batch has as many."""
+    return Labelled(*tree_map(lambda leaf: leaf[:2], tuple(next(terms.batches()))))
+
+
+def _rows_a_sample(terms: FisherTerms) -> int:
+    return math.prod(terms.likelihood.num_residuals(terms.outputs(_few(terms).inputs).shape))
+
+
+def _cotangents(
+    terms: FisherTerms, z: Tensor, batch: Labelled, which: Iterable[int]
+) -> Float[Tensor, "n k ..."]:
+    """Some of a batch's, sample after sample."""
+    return terms.likelihood.cotangents(z, batch.targets, batch.labels, which).transpose(0, 1)
+
+
+def _tried_gradients(terms: FisherTerms) -> SampleGradients:
+    few = _few(terms)
+    some = range(min(ROWS_AT_ONCE, _rows_a_sample(terms)))
+    cotangents = _cotangents(terms, terms.outputs(few.inputs), few, some)
+    return sample_gradients(terms.objective, few.inputs, cotangents)
 
 
 def _gradient_rows(
-    model: nn.Module, weights: dict[str, Tensor], samples: Tensor, labels: Tensor, kind: str
+    terms: FisherTerms, gradients: SampleGradients, batch: Labelled
 ) -> Iterator[Float[Tensor, "rows d"]]:
     """Rows Jᵀr of G, where F = (1/n) GᵀG, sample after sample and in it residual after residual, as
     many as fit.
     """
-    with torch.no_grad():
-        residuals = _residuals(model(samples), labels, kind).transpose(0, 1)  # (n, k, classes)
-
-    def rows_of_sample(sample: Tensor, residuals: Tensor) -> Float[Tensor, "k d"]:
-        _, pull_back = vjp(
-            lambda weights: functional_call(model, weights, (sample[None],))[0], weights
-        )
-        (gradients,) = vmap(pull_back)(residuals)
-        return torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1)
-
-    sample_bytes = residuals.shape[1] * sum(w.numel() * w.element_size() for w in weights.values())
-    chunk = max(1, GRADIENT_BYTES // sample_bytes)
-    for part in zip(samples.split(chunk), residuals.split(chunk), strict=True):
-        yield vmap(rows_of_sample)(*part).flatten(0, 1)
-
-
-def _rows_of(
-    model: nn.Module,
-    weights: dict[str, Tensor],
-    batches: Sequence[tuple[Tensor, Tensor]],
-    kind: str,
-) -> Iterator[Float[Tensor, "rows d"]]:
-    return (rows for batch in batches for rows in _gradient_rows(model, weights, *batch, kind))
+    z = terms.outputs(batch.inputs)
+    residuals = range(math.prod(terms.likelihood.num_residuals(z.shape)))
+    fitting = max(1, GRADIENT_BYTES // ((_dim(terms) + z[0].numel()) * z.itemsize))
+    at_once = max(1, fitting // len(residuals))  # samples; of one alone as many rows as fit
+    for start in range(0, len(z), at_once):
+        some = slice(start, start + at_once)
+        part = Labelled(*tree_map(lambda leaf, some=some: leaf[some], tuple(batch)))
+        for first in range(0, len(residuals), fitting):
+            which = residuals[first : first + fitting]
+            cotangents = _cotangents(terms, z[some], part, which)
+            yield gradients(part.inputs, cotangents).flatten(0, 1)
 
 
 def _sum_of_squares(
-    model: nn.Module, weights: dict[str, Tensor], samples: Tensor, labels: Tensor, kind: str
+    terms: FisherTerms, gradients: SampleGradients, batch: Labelled
 ) -> Float[Tensor, " d"]:
     """Σ over samples and labels of the squared gradient."""
-    return sum(
-        rows.square().sum(0) for rows in _gradient_rows(model, weights, samples, labels, kind)
-    )
+    return sum(rows.square().sum(0) for rows in _gradient_rows(terms, gradients, batch))
 
 
 def _gram_below_diagonal(rows: Float[Tensor, "m d"]) -> Float[Tensor, "m m"]:
@@ -331,6 +422,9 @@ def refuse_more_than_memory(num_rows: int, dim: int, itemsize: int) -> None:
         )
 
 
+# ---- networks of linear layers ------------------------------------------------------------------
+
+
 class _LayerGradients(NamedTuple):
     """What a linear layer's gradients are made of: δ_nk a_nᵀ by its weight and δ_nk by its bias,
     residual k, sample n.
@@ -353,76 +447,60 @@ class _LayerGradients(NamedTuple):
         )
 
 
-def _layer_gradients(
-    model: nn.Module, weights: dict[str, Tensor], samples: Tensor, labels: Tensor, kind: str
-) -> list[_LayerGradients] | None:
+def _layer_gradients(terms: FisherTerms, batch: Labelled) -> list[_LayerGradients] | None:
     """Of every linear layer; None where a weight is of another layer, or a layer is used twice or
     not on vectors.
     """
-    inputs: dict[str, Tensor] = {}
-    deltas: dict[str, list[Tensor]] = {}
-    used = []
-
-    def watch(name: str, layer: nn.Linear) -> torch.utils.hooks.RemovableHandle:
-        def after_forward(_, given: tuple[Tensor], output: Tensor) -> None:
-            inputs[name], deltas[name] = given[0].detach().clone(), []
-            used.extend([name] if given[0].ndim == 2 else [name, name])
-            if output.requires_grad:
-                output.register_hook(deltas[name].append)
-
-        return layer.register_forward_hook(after_forward)
-
+    objective = terms.objective
     layers = {
         f"{name}." if name else "": m
-        for name, m in model.named_modules()
+        for name, m in objective.model.named_modules()
         if isinstance(m, nn.Linear)
     }
-    covered = {
-        f"{name}{own}"
-        for name, layer in layers.items()
-        for own, _ in layer.named_parameters(recurse=False)
-    }
-    if not weights.keys() <= covered:
+    covered = {f"{name}{own}" for name in layers for own in ("weight", "bias")}
+    if objective.masks or not objective.weights.keys() <= covered:
         return None
-    handles = [watch(*named) for named in layers.items()]
-    with torch.enable_grad():
-        logits = model(samples)
-    for handle in handles:
-        handle.remove()
-    if sorted(used) != sorted(layers):
+    leaves, count = leaves_of(objective.weights), len(batch.targets)
+    with torch.enable_grad(), watched(layers) as calls:
+        z = objective.outputs(leaves, batch.inputs)
+    used = {name: own for name, own in calls.items() if own}
+    fits = (len(own) == 1 and own[0].inputs.shape[:-1] == (count,) for own in used.values())
+    if not all(fits):
         return None
-    for residual in _residuals(logits, labels, kind):
-        torch.autograd.grad(logits, trainable(model), residual, retain_graph=True)
+    back = pull_back([z], [own[0].outputs for own in used.values()])
+    every = range(math.prod(terms.likelihood.num_residuals(z.shape)))
+    parts = [
+        back([terms.likelihood.cotangents(z, batch.targets, batch.labels, some)])
+        for some in (every[i : i + ROWS_AT_ONCE] for i in range(0, len(every), ROWS_AT_ONCE))
+    ]
     return [
-        _LayerGradients(name, inputs[name], torch.stack(deltas[name], dim=1))
-        for name in layers
-        if deltas[name]
+        _LayerGradients(name, own[0].inputs, torch.cat(deltas).transpose(0, 1))
+        for (name, own), deltas in zip(used.items(), zip(*parts, strict=True), strict=True)
+        if own[0].outputs.requires_grad
     ]
 
 
-def _is_linear_in_layers(
-    model: nn.Module, weights: dict[str, Tensor], batch: tuple[Tensor, Tensor], kind: str
-) -> bool:
+def _is_linear_in_layers(terms: FisherTerms, gradients: SampleGradients) -> bool:
     """Whether `_layer_gradients` has them all.
 
     It may be wrong where a layer's weight is also used outside the layer: the squares of two
     samples tell.
     """
-    two = tuple(part[:2] for part in batch)
-    layers = _layer_gradients(model, weights, *two, kind)
+    two = _few(terms)
+    layers = _layer_gradients(terms, two)
     if layers is None:
         return False
-    right = _sum_of_squares(model, weights, *two, kind)
+    right = _sum_of_squares(terms, gradients, two)
     return torch.allclose(
-        _squares_of_layers(weights, layers), right, rtol=1e-3, atol=1e-6 * float(right.max())
+        _squares_of_layers(terms, layers), right, rtol=1e-3, atol=1e-6 * float(right.max())
     )
 
 
 def _squares_of_layers(
-    weights: dict[str, Tensor], layers: Sequence[_LayerGradients]
+    terms: FisherTerms, layers: Sequence[_LayerGradients]
 ) -> Float[Tensor, " d"]:
     """Σ over samples and residuals of the squared gradient, one matrix product a layer."""
-    total = {name: torch.zeros_like(w) for name, w in weights.items()}
+    total = {name: torch.zeros_like(w) for name, w in terms.objective.weights.items()}
     for name, inputs, deltas in layers:
         squares = deltas.square().sum(1)  # (n, fan_out)
         if f"{name}weight" in total:
@@ -433,7 +511,7 @@ def _squares_of_layers(
 
 
 def _gram_of_layers(
-    weights: dict[str, Tensor], layers: Sequence[_LayerGradients]
+    terms: FisherTerms, layers: Sequence[_LayerGradients]
 ) -> Float[Tensor, "n*k n*k"]:
     """Inner products of all gradients, in float64: the sum over layers of (δᵀδ′)(aᵀa′), and of δᵀδ′
     for a bias.
@@ -443,16 +521,12 @@ def _gram_of_layers(
         rows, inputs = deltas.flatten(0, 1).double(), inputs.double()
         products = (
             inputs @ inputs.T
-            if f"{name}weight" in weights
+            if f"{name}weight" in terms.objective.weights
             else inputs.new_zeros(len(inputs), len(inputs))
         )
-        products = products + (f"{name}bias" in weights)
+        products = products + (f"{name}bias" in terms.objective.weights)
         per_sample = deltas.shape[1]
         gram = gram + (rows @ rows.T) * products.repeat_interleave(per_sample, 0).repeat_interleave(
             per_sample, 1
         )
     return gram
-
-
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]

@@ -1,25 +1,26 @@
-"""How far apart are Hessian, Fisher information and empirical Fisher of a classifier at the same
-weights?
-"""
+"""How far apart are Hessian, Fisher information and empirical Fisher at the same weights?"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from degeneracy.curvature.checks import check_at_least_one
-from degeneracy.curvature.fisher import Data, fisher_operator
+from degeneracy.curvature.checks import check_at_least_one, checked_objective
+from degeneracy.curvature.fisher import operator_of_terms
 from degeneracy.curvature.largest import eigenvalues_of
-from degeneracy.curvature.operators import hessian_operator, random_signs
+from degeneracy.curvature.likelihood import refuse_penalty, terms_of
+from degeneracy.curvature.operators import operator_of, random_signs
 
 
 @dataclass(frozen=True)
 class CurvatureGap:
-    """Hessian H of the mean cross-entropy, Fisher F and empirical Fisher E at the same weights, on
+    """Hessian H of the mean loss, Fisher F and empirical Fisher E at the same weights, on
     the same probes.
 
     Each number comes with its standard error over probes. Pairs are named ("hessian", "fisher") and
@@ -42,32 +43,36 @@ class CurvatureGap:
 
 def curvature_gap(
     model: nn.Module,
-    data: Data,
+    data: Any,
     *,
+    loss_fn: Callable = cross_entropy,
     kind: str = "expected",
     num_probes: int = 20,
     num_eigenvalues: int = 1,
     seed: int = 0,
     batch_size: int = 1280,
+    **options: Any,
 ) -> CurvatureGap:
     """How far are Hessian, Fisher and empirical Fisher apart? Traces, top eigenvalues, relative
     Frobenius distances.
 
     With Rademacher probes v, E[vᵀ A v] = tr A and E[‖A v‖²] = ‖A‖²_F.
 
-    H − F = (1/n) Σ_x Σ_c (p_c − 1[c = y]) ∇²z_c is zero for logits linear in w. Otherwise its mean
-    over labels drawn from p is: H, F and E agree, up to 1/√n, where the model's p is the law of the
-    labels. That is a minimum of the expected loss, not one that fits every label of a sample: there
-    F goes to zero as the residuals p − y do, H − F too, and E as their squares.
+    Of cross-entropy H − F = (1/n) Σ_x Σ_c (p_c − 1[c = y]) ∇²z_c is zero for logits linear in w.
+    Otherwise its mean over labels drawn from p is: H, F and E agree, up to 1/√n, where the model's
+    p is the law of the labels. That is a minimum of the expected loss, not one that fits every
+    label of a sample: there F goes to zero as the residuals p − y do, H − F too, and E as their
+    squares.
 
     Args:
-        model: From inputs to logits (n, classes).
-        data: (inputs, labels) on the model's device.
+        model: Any module from inputs to outputs, used in the mode it is in.
+        data: (inputs, targets) or an iterable of batches, as `objective.data.as_data` takes them.
+        loss_fn: −log p(y | outputs) that `likelihood` knows, mean-reduced.
         kind: Of F: "expected" or "sampled".
         num_probes: Products with each of the three matrices.
         num_eigenvalues: How many of the largest, which take most of the time; 0 for none.
         seed: Of probes, sampled labels and Lanczos's starting vector.
-        batch_size: As in `fisher.fisher_operator`.
+        batch_size, options: As in `fisher.fisher_operator`.
 
     Raises:
         ValueError: As in `fisher_operator`; numbers that are too small.
@@ -83,10 +88,12 @@ def curvature_gap(
             f'kind = {kind!r}; allowed: "expected" and "sampled"; the empirical one is compared'
             " anyway"
         )
+    refuse_penalty(options)
+    objective = checked_objective(model, loss_fn, data, batch_size, **options)
     operators = {
-        "hessian": hessian_operator(model, cross_entropy, data, batch_size),
-        "fisher": fisher_operator(model, data, kind, seed=seed, batch_size=batch_size),
-        "empirical": fisher_operator(model, data, "empirical", batch_size=batch_size),
+        "hessian": operator_of(objective, batch_size),
+        "fisher": operator_of_terms(terms_of(objective, kind, seed, batch_size)),
+        "empirical": operator_of_terms(terms_of(objective, "empirical", seed, batch_size)),
     }
     dtype, device = operators["hessian"].dtype, operators["hessian"].device
     probes = random_signs(num_probes, operators["hessian"].dim, seed).to(device, dtype)

@@ -1,36 +1,36 @@
-"""What are the largest eigenvalues of a Hessian? By ARPACK's restarted Lanczos iteration, from
-products alone.
-"""
+"""What are the largest eigenvalues of a Hessian, and their eigenvectors? From products alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vjp
 
-from degeneracy.curvature.checks import check_at_least_one
+from degeneracy.curvature.eigenpairs import Eigenpairs, eigenpairs_of
 from degeneracy.curvature.operators import Operator, hessian_operator
-from degeneracy.curvature.spectrum import check_finite, spectrum_of
-from degeneracy.weights import flattened, named
-
-DENSE_DIM = 256  # up to here eigenvalues come from the whole matrix
+from degeneracy.objective.derivatives import hessian_products
+from degeneracy.objective.loss import objective_of
+from degeneracy.weights import flattened
 
 
 def top_eigenvalues(
     model: nn.Module,
     loss_fn: Callable,
-    data: tuple[Float[Tensor, "n ..."], Shaped[Tensor, "n ..."]],
+    data: Any,
     k: int,
     *,
+    which: str = "largest",
     tolerance: float = 1e-4,
     seed: int = 0,
     batch_size: int = 1280,
+    **options: Any,
 ) -> Float[np.ndarray, " k"]:
-    """The k algebraically largest eigenvalues of the Hessian of the mean loss, descending; see
-    `eigenvalues_of`.
+    """The k algebraically largest eigenvalues of the Hessian of the mean loss, descending, or the
+    smallest, ascending, in loss / weight²; repeated ones as often as they are. Arguments and errors
+    as in `hessian_eigenpairs`.
 
     Example:
         >>> model = nn.Linear(3, 1, bias=False)
@@ -39,57 +39,67 @@ def top_eigenvalues(
         >>> top_eigenvalues(model, nn.functional.mse_loss, data, k=2).round(3).tolist()
         [6.0, 2.667]
     """
-    return eigenvalues_of(
-        hessian_operator(model, loss_fn, data, batch_size), k, tolerance=tolerance, seed=seed
-    )
+    settings = {"which": which, "tolerance": tolerance, "seed": seed, "batch_size": batch_size}
+    return hessian_eigenpairs(model, loss_fn, data, k, **settings, **options).values
+
+
+def hessian_eigenpairs(
+    model: nn.Module,
+    loss_fn: Callable,
+    data: Any,
+    k: int,
+    *,
+    which: str = "largest",
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    batch_size: int = 1280,
+    **options: Any,
+) -> Eigenpairs:
+    """The k algebraically largest or smallest eigenvalues of the Hessian of the mean loss with
+    their eigenvectors, residuals and error bound; see `eigenpairs.eigenpairs_of`.
+
+    Args:
+        model: As in `operators.hessian_operator`, as are `loss_fn`, `data`, `batch_size` and
+            `options`.
+        k: 1 to the number d of weights that require a gradient.
+        which: "largest" or "smallest".
+        tolerance: Residual at which a pair is found, relative to the largest |eigenvalue|.
+        seed: Of the random vectors.
+
+    Returns:
+        Row i of its `vectors` (k, d) is eigenvector i, the weights flattened in the model's order:
+        `degeneracy.weights.named(pairs.vectors[i], weights)` has its part of each of the named
+        `weights` that require a gradient.
+
+    Raises:
+        ValueError: As `operators.hessian_operator` and `eigenpairs_of` say.
+
+    Example:
+        >>> from degeneracy.weights import named
+        >>> model = nn.Linear(3, 1, bias=False)
+        >>> inputs = torch.diag(torch.tensor([1.0, 2.0, 3.0]))  # H = 2/3 · diag(1, 4, 9)
+        >>> data = inputs, torch.zeros(3, 1)
+        >>> pairs = hessian_eigenpairs(model, nn.functional.mse_loss, data, k=1)
+        >>> direction = named(pairs.vectors[0], dict(model.named_parameters()))
+        >>> pairs.values.round(3).tolist(), direction["weight"].abs().round(decimals=3).tolist()
+        ([6.0], [[0.0, 0.0, 1.0]])
+    """
+    operator = hessian_operator(model, loss_fn, data, batch_size, **options)
+    return eigenpairs_of(operator, k, which=which, tolerance=tolerance, seed=seed)
 
 
 def eigenvalues_of(
     operator: Operator, k: int, *, tolerance: float = 1e-4, seed: int = 0
 ) -> Float[np.ndarray, " k"]:
-    """The k algebraically largest eigenvalues, descending, by ARPACK's restarted Lanczos iteration.
-
-    Args:
-        operator: Symmetric.
-        k: 1 to its dimension.
-        tolerance: Residual at which an eigenvalue counts as found, relative to the largest
-            |eigenvalue|; the eigenvalue's error is below it, and of its square where it stands
-            apart.
-        seed: Of the starting vector.
-
-    Of an eigenvalue that is repeated exactly, ARPACK may miss copies; up to dimension 256 none is,
-    because the whole matrix is decomposed.
-
-    Raises:
-        ValueError: k out of range, or products that are not finite.
+    """The k algebraically largest eigenvalues, descending, repeated ones as often as they are; see
+    `eigenpairs.eigenpairs_of`, also for arguments and errors.
 
     Example:
         >>> operator = Operator(lambda rows: rows * torch.arange(1000.0), 1000)
         >>> eigenvalues_of(operator, k=3).round(1).tolist()
         [999.0, 998.0, 997.0]
     """
-    check_at_least_one(k=k)
-    products, dim, dtype, device = operator
-    if k > dim:
-        raise ValueError(f"k = {k}; allowed: 1 to the number of weights, {dim}")
-    if dim <= DENSE_DIM or k >= dim - 1:
-        matrix = products(torch.eye(dim, dtype=dtype, device=device)).double().cpu().numpy()
-        check_finite(matrix)
-        return np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1][:k].copy()
-    # ARPACK's tolerance is relative to each eigenvalue, which none of the zero ones of a flat loss
-    # would ever meet. Shifted by the norm all have its size; ten steps know it well enough.
-    shift = float(np.abs(spectrum_of(operator, num_probes=1, num_steps=10, seed=seed).nodes).max())
-
-    def shifted(vector: np.ndarray) -> np.ndarray:
-        row = torch.from_numpy(vector.reshape(1, -1)).to(device, dtype)
-        image = products(row)[0].double().cpu().numpy()
-        check_finite(image)
-        return image + shift * vector.reshape(-1)
-
-    linear = LinearOperator((dim, dim), matvec=shifted, dtype=np.float64)
-    start = np.random.default_rng(seed).normal(size=dim)
-    found = eigsh(linear, k=k, which="LA", v0=start, tol=tolerance / 2, return_eigenvectors=False)
-    return np.sort(found)[::-1] - shift
+    return eigenpairs_of(operator, k, tolerance=tolerance, seed=seed).values
 
 
 def largest_curvature(
@@ -108,11 +118,11 @@ def largest_curvature(
         seed: Of its starting vector.
     """
     start = flattened(parameters).detach()
-    _, hessian_vector = vjp(grad(lambda flat: loss(named(flat, parameters))), start)
+    products = hessian_products(loss, parameters)
 
     def product(vector: np.ndarray) -> np.ndarray:
-        given = torch.from_numpy(vector.reshape(-1)).to(start)
-        return hessian_vector(given)[0].cpu().double().numpy()
+        given = torch.from_numpy(vector.reshape(1, -1)).to(start)
+        return products(given)[0].cpu().double().numpy()
 
     size = len(start)
     guess = np.random.default_rng(seed).normal(size=size)
@@ -127,8 +137,11 @@ def largest_curvature(
 
 
 def loss_on(
-    model: nn.Module, data: tuple[Float[Tensor, "n ..."], Tensor], loss_fn: Callable
+    model: nn.Module, data: Any, loss_fn: Callable, **options: Any
 ) -> Callable[[dict[str, Tensor]], Tensor]:
-    """The mean loss of `model` on `data` as a function of its named parameters."""
-    inputs, targets = data
-    return lambda parameters: loss_fn(functional_call(model, parameters, (inputs,)), targets)
+    """The mean loss of `model` on `data` as a function of its named parameters; options as
+    `objective.loss.objective_of` takes them.
+    """
+    objective = objective_of(model, loss_fn, data, **options)
+    whole = objective.data.some(len(objective.data), seed=0).whole
+    return lambda parameters: objective.batch_loss(parameters, whole)

@@ -1,19 +1,18 @@
 """How is a matrix known that is too large to write down? By its products with rows of vectors."""
 
-import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int8, Shaped
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vjp, vmap
 
-from degeneracy.curvature.checks import checked_weights
-from degeneracy.weights import flattened, named
+from degeneracy.curvature.checks import checked_objective
+from degeneracy.objective.derivatives import Products, hessian_products
+from degeneracy.objective.loss import Objective
+from degeneracy.weights import flattened
 
-ROWS_AT_ONCE = 8  # vectors in one vmapped product: more cost memory and save little time
-Products = Callable[[Float[Tensor, "k d"]], Float[Tensor, "k d"]]
+ROWS_AT_ONCE = 8  # vectors in one product: more cost memory and save little time
 
 
 class Operator(NamedTuple):
@@ -26,41 +25,41 @@ class Operator(NamedTuple):
 
 
 def hessian_operator(
-    model: nn.Module,
-    loss_fn: Callable,
-    data: tuple[Float[Tensor, "n ..."], Shaped[Tensor, "n ..."]],
-    batch_size: int = 1280,
+    model: nn.Module, loss_fn: Callable, data: Any, batch_size: int = 1280, **options: Any
 ) -> Operator:
     """The Hessian of the mean loss; rows are the weights that require a gradient, flattened in the
     model's order.
 
-    The derivative of the gradient is taken backwards, v ↦ (∂g/∂w)ᵀ v = H v: Pearlmutter, "Fast
-    exact multiplication by the Hessian", Neural Computation 6:147 (1994), in reverse mode.
+    Products stay those of today's weights. See `objective.derivatives.hessian_products`.
+
+    Args:
+        model: Any module that can be differentiated twice, used in the mode it is in.
+        loss_fn: Mean-reduced loss of (outputs, targets).
+        data: (inputs, targets) or an iterable of batches, as `objective.data.as_data` takes them.
+        batch_size: Samples differentiated at once: bounds memory, does not change the matrix.
+        options: forward, penalty, restrict, cache_bytes of `objective.loss.objective_of`.
 
     Raises:
-        ValueError: As `curvature.checks.checked_weights` says.
+        ValueError: As `curvature.checks.checked_objective` says.
     """
-    weights = checked_weights(model, loss_fn, data, batch_size)
+    return operator_of(checked_objective(model, loss_fn, data, batch_size, **options), batch_size)
+
+
+def operator_of(objective: Objective, batch_size: int) -> Operator:
+    """The Hessian of an objective that has been checked."""
+    weights, data = objective.weights, objective.data
     flat = flattened(weights)
-    inputs, targets = data
-    model = copy.deepcopy(model)  # products stay those of today's weights
-
-    def hessian_rows(inputs: Tensor, targets: Tensor) -> Products:
-        def share_of_loss(flat: Tensor) -> Tensor:
-            outputs = functional_call(model, named(flat, weights), (inputs,))
-            return loss_fn(outputs, targets) * (len(inputs) / len(data[0]))
-
-        _, product = vjp(grad(share_of_loss), flat)
-        return vmap(lambda row: product(row)[0], chunk_size=ROWS_AT_ONCE)
-
-    if len(inputs) <= batch_size:
+    if len(data) <= batch_size:
         # differentiated once, the graph kept for all products
-        products = hessian_rows(inputs, targets)
+        whole = data.some(len(data), seed=0).whole
+        products = hessian_products(objective.share(whole), weights, ROWS_AT_ONCE)
     else:
 
-        def products(rows: Tensor) -> Tensor:
-            batches = zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
-            return sum(hessian_rows(*batch)(rows) for batch in batches)
+        def products(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+            return sum(
+                hessian_products(objective.share(batch), weights, ROWS_AT_ONCE)(rows)
+                for batch in data.batches(batch_size)
+            )
 
     return Operator(products, len(flat), flat.dtype, flat.device)
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from degeneracy.curvature.checks import NotFiniteError, check_at_least_one
@@ -81,12 +81,13 @@ class Spectrum:
 def hessian_spectrum(
     model: nn.Module,
     loss_fn: Callable,
-    data: tuple[Float[Tensor, "n ..."], Shaped[Tensor, "n ..."]],
+    data: Any,
     *,
     num_probes: int = 10,
     num_steps: int = 100,
     seed: int = 0,
     batch_size: int = 1280,
+    **options: Any,
 ) -> Spectrum:
     """Spectrum of the Hessian of the mean loss over `data` by the weights that require a gradient.
 
@@ -94,16 +95,17 @@ def hessian_spectrum(
         model: Any module that can be differentiated twice, used in the mode it is in; it is not
             changed.
         loss_fn: Mean-reduced loss of (outputs, targets).
-        data: (inputs, targets) on the model's device.
+        data: (inputs, targets) on the model's device, or an iterable of batches.
         num_probes: Random vectors. The relative standard error of a count N is about √(2/(N ·
             num_probes)).
         num_steps: Lanczos steps m, one product a probe each. Inside the spectrum eigenvalues closer
             than about 1/m of its range are not told apart, at its ends far closer ones are.
         seed: Of the probes, drawn on the CPU.
         batch_size: Samples differentiated at once: bounds memory, does not change the estimate.
+        options: forward, penalty, restrict, cache_bytes of `objective.loss.objective_of`.
 
     Raises:
-        ValueError: As `curvature.checks.checked_weights` says; numbers below 1; a Hessian that is
+        ValueError: As `curvature.checks.checked_objective` says; numbers below 1; a Hessian that is
             not finite.
 
     Example:
@@ -114,7 +116,7 @@ def hessian_spectrum(
         >>> round(rank.value, 3), round(float(spectrum.nodes.max()), 3)  # H = 2 I
         (3.0, 2.0)
     """
-    operator = hessian_operator(model, loss_fn, data, batch_size)
+    operator = hessian_operator(model, loss_fn, data, batch_size, **options)
     return spectrum_of(operator, num_probes=num_probes, num_steps=num_steps, seed=seed)
 
 

@@ -16,23 +16,24 @@ arXiv:2010.09649), 15 (XTrace, 8 on the layers' blocks) and 1.4 (blockwise); at 
 blocks draws level. `benchmarks/curvature_speed.py` measures it.
 """
 
-import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.functional import embedding
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from degeneracy.curvature.checks import check_at_least_one, checked_weights
+from degeneracy.curvature.checks import check_at_least_one, checked_objective
 from degeneracy.curvature.operators import Operator
-from degeneracy.weights import named
+from degeneracy.objective.data import InMemory
+from degeneracy.objective.derivatives import Loss, hessian_products
+from degeneracy.objective.loss import Objective
 
 METHODS = ("blockwise", "hutchinson", "xtrace")
 # samples that share a probe: with fewer there is less noise, and matrix products are less efficient
@@ -42,8 +43,6 @@ CPU_BUDGET = 128 * 2**20  # bytes for the probes that are multiplied together
 CUDA_SHARE = 0.25  # of a CUDA device's memory
 BYTES_A_SIGN = 16  # with its products, in float32
 NEGLIGIBLE = 1e-12  # of the largest singular value: what XTrace takes for no direction at all
-
-Loss = Callable[[dict[str, Tensor]], Tensor]  # named parameters → a scalar
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class HessianTrace:
 def hessian_trace(
     model: nn.Module,
     loss_fn: Callable,
-    data: tuple[Float[Tensor, "n ..."], Shaped[Tensor, "n ..."]],
+    data: Any,
     num_probes: int = 50,
     seed: int = 0,
     batch_size: int = 1280,
@@ -68,6 +67,7 @@ def hessian_trace(
     relative_error: float | None = None,
     method: str = "blockwise",
     memory_budget: int | None = None,
+    **options: Any,
 ) -> HessianTrace:
     """Estimate of the trace of the Hessian of the mean loss over all of `data`, by the weights that
     require a gradient.
@@ -76,7 +76,8 @@ def hessian_trace(
         model: Any module that can be differentiated twice, used in the mode it is in; it is not
             changed.
         loss_fn: Mean-reduced loss of (outputs, targets).
-        data: (inputs, targets) on the model's device.
+        data: (inputs, targets) on the model's device, or an iterable of batches, as
+            `objective.data.as_data` takes them.
         num_probes: Hessian-vector products over all the data, ≥ 1; with `relative_error`, the most.
         seed: Of the probes, ≥ 0. They are drawn on the CPU whatever the device.
         batch_size: Samples differentiated at once: bounds memory, does not change the estimate.
@@ -86,12 +87,11 @@ def hessian_trace(
             hence `num_probes` ≥ 2. It holds about 16 · num_probes bytes a weight, and its error is
             a rule of thumb.
         memory_budget: Bytes for the probes multiplied together, which changes nothing but rounding.
-            None: 128 MiB on a CPU, a quarter of a CUDA device's memory. 1: one by one without
-            `vmap`, for models that it cannot take.
+            None: 128 MiB on a CPU, a quarter of a CUDA device's memory. 1: one by one.
+        options: forward, penalty, restrict, cache_bytes of `objective.loss.objective_of`.
 
     Raises:
-        ValueError: Arguments out of range, a loss that is not the mean of its samples', or as
-            `curvature.checks.checked_weights` says.
+        ValueError: Arguments out of range, or as `curvature.checks.checked_objective` says.
 
     Example:
         >>> layer, inputs = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 3.0]])
@@ -100,32 +100,23 @@ def hessian_trace(
         10.0
     """
     _check_arguments(num_probes, seed, relative_error, method, memory_budget)
-    model = copy.deepcopy(model)
-    weights = checked_weights(model, loss_fn, data, batch_size)
-    model.requires_grad_(False)
-    block_size = SAMPLE_BLOCK if method == "blockwise" else len(data[0])
-    # of batches (inputs, targets)
-    blocks = [
-        list(zip(*(part.split(batch_size) for part in block), strict=True))
-        for block in zip(*(part.split(block_size) for part in data), strict=True)
+    objective = checked_objective(model, loss_fn, data, batch_size, **options)
+    layers = [objective.weights] if method == "hutchinson" else by_layer(objective.weights)
+    budget = memory_budget or _default_budget(objective.device)
+    block_size = SAMPLE_BLOCK if method == "blockwise" else len(objective.data)
+    blocks = _blocks(objective, block_size, batch_size)
+    others = [
+        {name: w for name, w in objective.weights.items() if name not in layer} for layer in layers
     ]
-    _check_mean(model, loss_fn, data, [batch for block in blocks for batch in block])
-
-    def share_of_loss(inputs: Tensor, targets: Tensor) -> Loss:
-        share = len(inputs) / len(data[0])
-        return lambda own: share * loss_fn(functional_call(model, own, (inputs,)), targets)
-
-    layers = [weights] if method == "hutchinson" else by_layer(weights)
-    losses = [[share_of_loss(*batch) for batch in block] for block in blocks]
-    budget = memory_budget or _default_budget(next(iter(weights.values())).device)
     fits = [
-        max(1, budget // bytes_of_product(diagonal_block(losses[0], layer, 1))) for layer in layers
+        max(1, budget // bytes_of_product(diagonal_block([next(iter(blocks[0]))], *layer, 1)))
+        for layer in zip(layers, others, strict=True)
     ]
     # whose traces sum to tr H
     parts = [
-        diagonal_block(block, layer, at_once)
-        for block in losses
-        for layer, at_once in zip(layers, fits, strict=True)
+        diagonal_block(block, layer, rest, at_once)
+        for block in blocks
+        for layer, rest, at_once in zip(layers, others, fits, strict=True)
     ]
     if method == "xtrace":
         values, num_probes = xtrace(block_diagonal(parts), num_probes, seed, relative_error)
@@ -295,6 +286,27 @@ def _cut(whole: range, size: int) -> list[range]:
 # ---- the Hessian, part by part -------------------------------------------------------------------
 
 
+def _blocks(objective: Objective, block_size: int, batch_size: int) -> list[Iterable[Loss]]:
+    """What blocks of samples add to the loss, batch by batch; one block where data are not kept."""
+    data = objective.data
+    if not isinstance(data, InMemory):
+        return [_Passes(objective, batch_size)]
+    return [
+        [objective.share(batch) for batch in block.split(batch_size)]
+        for block in data.batches(block_size)
+    ]
+
+
+class _Passes:
+    """What batches add to the loss, as often as it is gone through."""
+
+    def __init__(self, objective: Objective, batch_size: int):
+        self.objective, self.batch_size = objective, batch_size
+
+    def __iter__(self) -> Iterator[Loss]:
+        return map(self.objective.share, self.objective.data.batches(self.batch_size))
+
+
 def by_layer(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """Named weights, those of one module together."""
     layers: dict[str, dict[str, Tensor]] = {}
@@ -304,41 +316,24 @@ def by_layer(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def diagonal_block(
-    losses: Sequence[Loss], own: dict[str, Tensor], at_once: int = ROUND
+    losses: Iterable[Loss],
+    own: dict[str, Tensor],
+    others: dict[str, Tensor] | None = None,
+    at_once: int = ROUND,
 ) -> Operator:
-    """The Hessian of the sum of `losses` by the named weights `own`, flattened in their order.
-
-    The derivative of the gradient is taken backwards; one graph of it serves all rows, `at_once` of
-    them together.
+    """The Hessian of the sum of `losses` by the named weights `own`, flattened in their order, the
+    `others` held; `at_once` rows are multiplied together.
     """
 
+    def held(loss: Loss) -> Loss:
+        return lambda weights: loss({**(others or {}), **weights})
+
     def products(rows: Float[Tensor, "k dim"]) -> Float[Tensor, "k dim"]:
-        total = torch.zeros(rows.shape, dtype=rows.dtype, device=rows.device)
-        for loss in losses:
-            _, pullback = vjp(grad(loss), own)
-            for some, sums in zip(rows.split(at_once), total.split(at_once), strict=True):
-                (images,) = (
-                    _together(pullback, named(some, own))
-                    if at_once > 1
-                    else pullback(named(some[0], own))
-                )
-                for name, sum_of_images in named(sums, own).items():
-                    sum_of_images += images[name]
-        return total
+        return sum(hessian_products(held(loss), own, at_once)(rows) for loss in losses)
 
     first = next(iter(own.values()))
     size = sum(weight.numel() for weight in own.values())
     return Operator(products, size, first.dtype, first.device)
-
-
-def _together(pullback: Callable, vectors: dict[str, Tensor]):
-    try:
-        return vmap(pullback)(vectors)
-    except RuntimeError as error:
-        error.add_note(
-            "hessian_trace(..., memory_budget=1) takes the probes one by one, without vmap"
-        )
-        raise
 
 
 def block_diagonal(blocks: Sequence[Operator]) -> Operator:
@@ -398,30 +393,4 @@ def _check_arguments(num_probes, seed, relative_error, method, memory_budget) ->
         raise ValueError(
             f"relative_error = {relative_error}; allowed: positive, as 0.05, or None to use all"
             " probes"
-        )
-
-
-@torch.no_grad()
-def _check_mean(
-    model: nn.Module, loss_fn: Callable, data: tuple[Tensor, Tensor], batches: Sequence
-) -> None:
-    """Raises ValueError where the loss of all samples is not the mean of the batches', weighted by
-    their size.
-    """
-    if len(batches) == 1:
-        return
-    outputs = [model(inputs) for inputs, _ in batches]
-    if not all(isinstance(given, Tensor) for given in outputs):
-        return
-    sums = [
-        len(targets) * float(loss_fn(out, targets))
-        for out, (_, targets) in zip(outputs, batches, strict=True)
-    ]
-    mean, whole = sum(sums) / len(data[0]), float(loss_fn(torch.cat(outputs), data[1]))
-    if math.isfinite(whole) and not math.isclose(mean, whole, rel_tol=1e-3, abs_tol=1e-6):
-        raise ValueError(
-            f"the loss of all samples is {whole:.6g}, and the mean of their batches' losses"
-            f" {mean:.6g}; allowed: a loss that is a mean over samples of equal weight; others have"
-            f' a Hessian with method="hutchinson" and batch_size={len(data[0])}, all samples in one'
-            " batch"
         )

@@ -19,24 +19,24 @@
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from arviz_stats.base import array_stats
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
-from torch import Tensor, nn
-from torch.func import grad, vjp
+from torch import Tensor
 
 from degeneracy.llc import coordinates
 from degeneracy.llc.basin import bottom
 from degeneracy.llc.certificates import BURN_IN, MOST_DISTANCE, MOST_RHAT, Certificates
 from degeneracy.llc.chains import Problem
-from degeneracy.llc.coordinates import SAMPLES, Coordinates, some
+from degeneracy.llc.coordinates import SAMPLES, Coordinates
 from degeneracy.llc.langevin import KINETIC, Walk, Walked, full_gradient, walk
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.llc.statistics import diagnosis, standard_error
+from degeneracy.objective.derivatives import hessian_products
+from degeneracy.objective.loss import Objective
 from degeneracy.weights import flattened, named
 
 LARGEST_STEP = {True: 0.3, False: 0.2}  # with momentum (h), and without (e)
@@ -92,26 +92,23 @@ class Place:
 
 
 def prepared(
-    model: nn.Module,
-    state: dict[str, Tensor],
+    objective: Objective | None,
     problem: Problem,
     weights: dict[str, Tensor],
     init_loss: float,
     nbeta: float,
     settings: SamplerSettings,
-    loss_fn: Callable,
     near: bool | None = None,
 ) -> Place:
     """Chooses coordinates, minibatch and control variates for a checkpoint.
 
     Args:
-        model, state: The module and w* as its state dict.
+        objective: The model's loss at w*; None for a loss of parameters alone.
         problem: Loss, data and the minibatch m of nβ.
-        weights: The sampled weights of `state`.
+        weights: The sampled weights of w*.
         init_loss: L(w*).
         nbeta: nβ.
         settings: With the sampler `auto`.
-        loss_fn: The loss of (outputs, targets).
         near: Whether chains are expected to stay near w*; None: by √(d/γ) against 0.3 |w*|.
 
     Raises:
@@ -120,7 +117,7 @@ def prepared(
     localization, d = settings.localization, sum(w.numel() for w in weights.values())
     if near is None:
         near = stays_near(d, localization, float(torch.linalg.vector_norm(flattened(weights))))
-    n = len(problem.data[0]) if problem.data else 0
+    n = problem.num_samples
     switch = settings.control_variates
     noisy = nbeta >= NOISY * problem.batch_size
     controlled = bool(n) and (switch == "on" or (switch == "auto" and near and noisy))
@@ -129,9 +126,7 @@ def prepared(
         raise ValueError(f"sampler_batch_size = {size}; allowed: 1 to the number of samples, {n}")
     if n:
         problem = problem._replace(batch_size=min(size or BATCH, n))
-    at, stiffness, softness = _coordinates(
-        model, state, problem, weights, nbeta, settings, loss_fn, near
-    )
+    at, stiffness, softness = _coordinates(objective, problem, weights, nbeta, settings, near)
     controlled = controlled and not problem.full_batch
     control = None
     if controlled or near:
@@ -141,7 +136,8 @@ def prepared(
                 "the gradient at the checkpoint is not finite over the whole data set; look at its"
                 " loss there (a log of 0, a division by 0), or leave the checkpoint out"
             )
-    spread = _spread(at, some(problem.data, CURVATURE_SAMPLES, settings.seed), nbeta, localization)
+    few = problem.some(CURVATURE_SAMPLES, settings.seed)
+    spread = _spread(at, few, nbeta, localization)
     return Place(problem, at, init_loss, control, controlled, stiffness, softness, near, spread)
 
 
@@ -167,15 +163,15 @@ def _spread(at: Coordinates, data: tuple[Tensor, ...], nbeta: float, localizatio
 
 
 def _coordinates(
-    model, state, problem: Problem, weights, nbeta: float, settings, loss_fn, near: bool
+    objective: Objective | None, problem: Problem, weights, nbeta: float, settings, near: bool
 ) -> tuple[Coordinates, float, float]:
     """The coordinates, with the largest and the smallest curvature of U in units of A."""
     wanted, seed, localization = settings.preconditioner, settings.seed, settings.localization
-    few = some(problem.data, CURVATURE_SAMPLES, seed)
+    few = problem.some(CURVATURE_SAMPLES, seed)
     losses = problem.losses if _is_mean(problem, weights, few, localization) else None
     plain = coordinates.flat(problem.loss, weights, losses)
     found = []
-    far = not near and bool(problem.data)
+    far = not near and bool(problem.num_samples)
     # At γ = 0 the weights as they are have no scale to step by, and so no softest direction.
     if wanted == "none" or (wanted == "auto" and (far or localization > 0)):
         ends = extremes(plain, few, nbeta, localization)
@@ -183,11 +179,11 @@ def _coordinates(
         if wanted == "none" or far or ends[0] <= ENOUGH_ALIKE * ends[1]:
             return found[0]
     reason = "K-FAC is of a loss on data; there is none" if wanted == "kfac" else ""
-    data = some(problem.data, SAMPLES, seed)
+    data = problem.some(SAMPLES, seed)
     scaled = None
-    if wanted in ("auto", "kfac") and problem.data:
+    if wanted in ("auto", "kfac") and objective is not None:
         try:
-            scaled = coordinates.kfac(model, state, data, loss_fn, seed)
+            scaled = coordinates.kfac(objective, data, seed)
             scaled = scaled if losses else replace(scaled, losses=None)
         except ValueError as error:
             reason = f"{error}; the Hessian's diagonal stands in for it"
@@ -205,7 +201,7 @@ def _is_mean(
 
     Looked at away from w*, where a loss may vanish and be the mean of anything.
     """
-    if problem.losses is None or problem.full_batch:
+    if problem.losses is None or problem.full_batch or problem.micro_batch is not None:
         return False
     try:
         row = flattened(weights)
@@ -213,7 +209,7 @@ def _is_mean(
         away = torch.randn(row.shape, generator=generator, device=row.device, dtype=row.dtype)
         weights = named(row + away / math.sqrt(localization or 1.0), weights)
         each = problem.losses(weights, *data)
-    except (RuntimeError, ValueError, IndexError):  # a loss that wants more than one sample
+    except Exception:  # a loss that wants more than one sample, or has no rule for many
         return False
     if each.shape != (len(data[0]),):
         return False
@@ -230,11 +226,11 @@ def extremes(
     """
     start = flattened(at.weights).detach()
     root = at.precision(nbeta, localization).rsqrt()
-    _, product = vjp(grad(lambda row: at.loss(named(row, at.weights), *data)), start)
+    product = hessian_products(lambda own: at.loss(own, *data), at.weights)
 
     def scaled(vector: np.ndarray) -> np.ndarray:
         row = torch.from_numpy(vector.reshape(-1)).to(start) * root
-        image = (nbeta * product(row)[0] + localization * row) * root
+        image = (nbeta * product(row[None])[0] + localization * row) * root
         return image.double().cpu().numpy()
 
     size = len(start)
@@ -348,6 +344,7 @@ def _pilot(
         planned(place, nbeta, settings, step),
         num_burnin_steps=min(LONGEST, math.ceil(PILOT_BURN_IN * relaxation)),
         num_draws=min(LONGEST, max(SHORTEST_PILOT, math.ceil(PILOT_DRAWS * relaxation))),
+        thinning=1,
     )
     fit = PILOT_WEIGHTS // len(flattened(place.at.weights))
     count = max(PILOT_CHAINS, min(settings.num_chains, fit))
@@ -368,13 +365,14 @@ def planned(place: Place, nbeta: float, settings: SamplerSettings, step: float) 
     if burn_in is None:
         burn_in = min(LONGEST, math.ceil(BURN_IN * relaxation))
     if draws is None:
-        draws = min(LONGEST, max(SHORTEST, math.ceil(DRAWS * relaxation)))
+        draws = min(LONGEST, max(SHORTEST, math.ceil(DRAWS * relaxation / s.thinning)))
     return Walk(
         nbeta,
         s.localization,
         step,
         burn_in,
         draws,
+        thinning=s.thinning,
         dynamics=s.dynamics,
         spread=place.spread if s.starts == "spread" else 0.0,
         control=place.control if place.controlled else None,
@@ -430,7 +428,7 @@ def certified(
         basin_reached=None if basin is None else basin.reached,
         relaxation=place.relaxation(plan.step) if localization > 0 else None,
         num_burnin_steps=plan.num_burnin_steps,
-        num_draws=plan.num_draws,
+        num_draws=plan.num_draws * plan.thinning,
         rhat=_rhat(losses),
         distance_rhat=_rhat(distances),
         starts_spread=plan.spread >= WIDE,

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from degeneracy.llc.chains import Problem
-from degeneracy.llc.coordinates import SAMPLES, Coordinates, some
+from degeneracy.llc.coordinates import SAMPLES, Coordinates
 from degeneracy.llc.langevin import full_gradient
+from degeneracy.objective.derivatives import gradient_of
 from degeneracy.weights import flattened, named
 
 TOLERANCE = 0.05  # nats, of U
@@ -114,11 +114,11 @@ def _energy(loss: float, away: Tensor, nbeta: float, localization: float) -> flo
 
 def _thinned(problem: Problem, nbeta: float, seed: int) -> Problem:
     """As many samples as the shift needs; all of them where that is more than half."""
-    n = len(problem.data[0]) if problem.data else 0
     enough = max(SAMPLES, int(ENOUGH * nbeta))
-    if 2 * enough > n:
+    if 2 * enough > problem.num_samples and problem.stream is None:
         return problem
-    return problem._replace(data=some(problem.data, enough, seed))
+    # Of data that are not kept as many are, all of them if need be.
+    return problem._replace(data=problem.some(enough, seed), stream=None)
 
 
 def _tilted(problem: Problem, at: Coordinates, slope: Tensor) -> tuple[Problem, float]:
@@ -151,7 +151,7 @@ def _descended(
     step = rate / at.precision(nbeta, localization)
 
     def gradient(row: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
-        return grad_and_value(lambda row: problem.loss(named(row, at.weights), *batch))(row)[0]
+        return gradient_of(lambda own: problem.loss(own, *batch), named(row, at.weights))[0]
 
     for _ in range(STEPS):
         if not problem.data or len(problem.data[0]) <= BATCH:

@@ -8,10 +8,11 @@ minimum at a coarse scale alone. ℓ, how far the sampled loss goes towards chan
 chains have walked: the estimate's own certificate tells.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,11 +24,12 @@ from degeneracy.llc import coordinates
 from degeneracy.llc.auto import BURN_IN, CURVATURE_SAMPLES, DRAWS, first_step, sees_all
 from degeneracy.llc.basin import bottom
 from degeneracy.llc.certificates import MOST_DISTANCE, MOST_SHIFT
-from degeneracy.llc.chains import Problem
-from degeneracy.llc.checks import check_problem
-from degeneracy.llc.estimate import loss_of, resolve_nbeta
+from degeneracy.llc.chains import problem_of
+from degeneracy.llc.checks import checked_objective
+from degeneracy.llc.estimate import resolve_nbeta
 from degeneracy.llc.langevin import full_gradient
 from degeneracy.llc.settings import AUTO, SamplerSettings
+from degeneracy.objective.loss import Objective
 from degeneracy.weights import flattened
 
 REACH = 0.25  # of |w*|: how far γ lets chains go
@@ -56,12 +58,13 @@ class Calibration:
 def calibrate(
     model: nn.Module,
     checkpoints: dict[str, Tensor] | Sequence[dict[str, Tensor]],
-    data: tuple[Tensor, Tensor],
+    data: Any,
     settings: SamplerSettings | None = None,
     batch_size: int = 128,
     loss_fn: Callable = cross_entropy,
     *,
     localization: float | None = None,
+    **options: Any,
 ) -> Calibration:
     """Picks nβ and γ at which the LLC of all checkpoints is local, about a minimum, and at rest.
 
@@ -71,6 +74,7 @@ def calibrate(
         data, batch_size, loss_fn: As `llc.estimate.estimate_llcs` takes them.
         settings: All else that is sampled with; the sampler is `auto`.
         localization: γ; default: by the rule.
+        options: forward, penalty, restrict, cache_bytes of `objective.loss.objective_of`.
 
     Raises:
         ValueError: As `llc.estimate.estimate_llcs`; or γ that is not above 0.
@@ -80,13 +84,12 @@ def calibrate(
         raise ValueError("checkpoints is empty; allowed: a state dict, or a list of them")
     if localization is not None and not localization > 0:
         raise ValueError(f"localization = {localization}; allowed: a number above 0")
-    model = copy.deepcopy(model).train()
-    check_problem(model, states, data, batch_size, loss_fn)
+    objective = checked_objective(model, states, data, batch_size, loss_fn, **options)
     settings = settings or SamplerSettings()
-    places = [_Measured(model, state, data, batch_size, loss_fn, settings.seed) for state in states]
+    places = [_Measured(objective.at(state), batch_size, settings.seed) for state in states]
     reach = REACH * min(place.length for place in places)
     gamma = localization or (places[0].size / reach**2 if reach else 1.0)
-    n = len(data[0])
+    n = len(objective.data)
     rows = []
     for halving in range(HALVINGS):
         nbeta = resolve_nbeta("dataset", batch_size, n) / 2**halving
@@ -109,7 +112,7 @@ def _row(
         # A shift is at most twice what a Newton step in the metric γ would win.
         reached = 2 * expected <= MOST_SHIFT or all(basin.reached for basin in basins)
     stiffness = 1 + nbeta * max(place.curvature for place in places) / gamma
-    exact = sees_all(settings, len(places[0].problem.data[0]))
+    exact = sees_all(settings, places[0].problem.num_samples)
     distance = max(
         math.sqrt(place.size / gamma) / place.length if place.length else math.inf
         for place in places
@@ -128,13 +131,9 @@ def _row(
 class _Measured:
     """A checkpoint with what does not hang on nβ: |w*|, ∇L, the largest curvature."""
 
-    def __init__(self, model, state, data, batch_size: int, loss_fn: Callable, seed: int):
-        self.model, self.state = model, state
-        model.load_state_dict(state)
-        weights = {
-            name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad
-        }
-        self.problem = Problem(loss_of(model, loss_fn), tuple(data), batch_size)
+    def __init__(self, objective: Objective, batch_size: int, seed: int):
+        weights = objective.weights
+        self.problem = problem_of(objective, batch_size)
         self.at = coordinates.flat(self.problem.loss, weights)
         row = flattened(weights)
         self.size, self.length = len(row), float(torch.linalg.vector_norm(row))
@@ -142,13 +141,11 @@ class _Measured:
         self.slope_norm = float(torch.linalg.vector_norm(self.slope[0]))
         if not math.isfinite(self.slope_norm):
             raise ValueError("the gradient at a checkpoint is not finite; leave it out")
-        few = coordinates.some(tuple(data), CURVATURE_SAMPLES, seed)
-        self.curvature = largest_curvature(
-            lambda parameters: self.problem.loss(parameters, *few), weights, seed=seed
-        )
+        few = objective.data.some(CURVATURE_SAMPLES, seed).whole
+        loss = partial(objective.batch_loss, batch=few)
+        self.curvature = largest_curvature(loss, weights, seed=seed)
 
     def basin(self, nbeta: float, gamma: float, seed: int):
-        self.model.load_state_dict(self.state)  # for what is not sampled
         stiffness = 1 + nbeta * self.curvature / gamma
         return bottom(self.problem, self.at, nbeta, gamma, stiffness, self.slope, seed)
 

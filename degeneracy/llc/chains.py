@@ -11,11 +11,12 @@ Noise and minibatches of a chain are a function of its seed and the draw alone, 
 depends on which chains ran beside it.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import groupby
-from threading import Event
+from threading import Event, Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from tqdm import tqdm
 
 from degeneracy.llc.samplers import SAMPLERS, Chain, Coefficients, mala_acceptance, noise_scale
+from degeneracy.objective.data import InMemory, Streamed, drawn
+from degeneracy.objective.derivatives import gradient_of
+from degeneracy.objective.loss import Objective
 from degeneracy.weights import flattened, named
 
 # bytes for a group of chains, about a core's cache: beyond it a larger group is a slower one
@@ -122,17 +126,53 @@ def _shuffled_passes(
 class Problem(NamedTuple):
     """What is sampled: a loss of named parameters and minibatches of the data (none for a loss of
     parameters alone).
+
+    Attributes:
+        loss: Mean loss of (named parameters, *batch).
+        data: Tensors (n, …); none for a loss of parameters alone, or where they are not kept.
+        batch_size: Samples a minibatch m.
+        losses: Of each sample, (m,), where `loss` is their mean.
+        stream: The data where they are not kept.
+        micro_batch: Samples whose gradient is taken at once; None: all of a minibatch.
     """
 
     loss: Loss
-    data: tuple[Tensor, ...]  # each (n, …)
+    data: tuple[Tensor, ...]
     batch_size: int
-    losses: Loss | None = None  # of each sample, (m,), where `loss` is their mean
+    losses: Loss | None = None
+    stream: Streamed | None = None
+    micro_batch: int | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """n; 0 for a loss of parameters alone."""
+        if self.stream is not None:
+            return len(self.stream)
+        return len(self.data[0]) if self.data else 0
 
     @property
     def full_batch(self) -> bool:
         """Whether every draw sees all the data, the same for every chain."""
-        return not self.data or self.batch_size == len(self.data[0])
+        whole = not self.data or self.batch_size == len(self.data[0])
+        return self.stream is None and whole
+
+    def passes(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """All the data once, in pieces of at most `size`; one empty piece where there are none."""
+        if self.stream is not None:
+            yield from (tuple(batch.leaves) for batch in self.stream.batches(size))
+        elif self.data:
+            yield from zip(*(part.split(size) for part in self.data), strict=True)
+        else:
+            yield ()
+
+    def some(self, count: int, seed: int) -> tuple[Tensor, ...]:
+        """`count` samples drawn at random, or all of them where there are no more."""
+        if self.stream is not None:
+            return self.stream.some(count, seed).leaves
+        if not self.data or len(self.data[0]) <= count:
+            return self.data
+        chosen = drawn(len(self.data[0]), count, seed).to(self.data[0].device)
+        return tuple(part[chosen] for part in self.data)
 
     def batches(self, chains: Sequence[Chain]) -> Iterator[tuple[Tensor, ...]]:
         """Minibatches, each tensor (chains, m, …), or all the data without a leading axis where
@@ -142,6 +182,11 @@ class Problem(NamedTuple):
             while True:
                 yield self.data
         count, m = len(chains), self.batch_size
+        if self.stream is not None:
+            streams = [self.stream.minibatches(m, seeds(chain.seed)[1]) for chain in chains]
+            for batches in zip(*streams, strict=True):
+                leaves = zip(*(batch.leaves for batch in batches), strict=True)
+                yield tuple(torch.stack(parts) for parts in leaves)
         for index in index_stream(chains, len(self.data[0]), m, self.data[0].device):
             flat = index.flatten()
             yield tuple(
@@ -158,19 +203,60 @@ class Problem(NamedTuple):
         def loss_of_row(row: Tensor, *batch: Tensor) -> Tensor:
             return self.loss(named(row, parameters), *batch)
 
+        gradient_of_row = self._accumulated(grad_and_value(loss_of_row))
         if num_chains > 1:
-            axes = (0, *[None if self.full_batch else 0 for _ in self.data])
-            return vmap(grad_and_value(loss_of_row), in_dims=axes, randomness="error")
+            axes = (0, *[None if self.full_batch else 0 for _ in self._leaves])
+            return vmap(gradient_of_row, in_dims=axes, randomness="error")
 
         def single(
             weights: Tensor, *batch: Tensor
         ) -> tuple[Tensor, Tensor]:  # without vmap's reshapes
-            gradient, value = grad_and_value(loss_of_row)(
+            gradient, value = gradient_of_row(
                 weights[0], *batch if self.full_batch else [part[0] for part in batch]
             )
             return gradient[None], value[None]
 
         return single
+
+    def plain_gradient(self, parameters: dict[str, Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The same of one chain, (P,) and *batch without an axis of chains, by plain automatic
+        differentiation: for what has no rule for many chains.
+        """
+
+        def gradient(row: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
+            return gradient_of(lambda own: self.loss(own, *batch), named(row, parameters))
+
+        return self._accumulated(gradient)
+
+    @property
+    def _leaves(self) -> tuple[Tensor, ...]:
+        return self.data or (self.stream.some(1, 0).leaves if self.stream is not None else ())
+
+    def _accumulated(self, gradient: Callable) -> Callable:
+        """The gradient of a minibatch, piece by piece where it is to be."""
+        size = self.micro_batch
+        if size is None or not self.num_samples:
+            return gradient
+
+        def summed(row: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
+            m = len(batch[0])
+            slope, value = 0, 0
+            for start in range(0, m, size):
+                piece = [part[start : start + size] for part in batch]
+                share = len(piece[0]) / m
+                own_slope, own_value = gradient(row, *piece)
+                slope, value = slope + share * own_slope, value + share * own_value
+            return slope, value
+
+        return summed
+
+
+def problem_of(objective: Objective, batch_size: int, micro_batch: int | None = None) -> Problem:
+    """What is sampled of an objective, at the weights where it is."""
+    data = objective.data
+    kept = isinstance(data, InMemory)
+    leaves, stream = (data.leaves, None) if kept else ((), data)
+    return Problem(objective.loss, leaves, batch_size, objective.losses, stream, micro_batch)
 
 
 @dataclass(frozen=True)
@@ -181,6 +267,30 @@ class Schedule:
     num_draws: int
     num_burnin_steps: int = 0
     diffusion_factor: float = 0.01  # SGNHT's A
+    thinning: int = 1  # steps from one draw to the next
+
+    @property
+    def num_steps(self) -> int:
+        """Of a chain, its burn-in included."""
+        return self.num_burnin_steps + self.num_draws * self.thinning
+
+    def draws(self) -> Iterator[tuple[int, int | None]]:
+        """(step, number of the draw that it is or None), from the burn-in on."""
+        for t in range(-self.num_burnin_steps, self.num_draws * self.thinning):
+            yield t, t // self.thinning if t >= 0 and t % self.thinning == 0 else None
+
+
+class Draw(NamedTuple):
+    """What a callback is told of a draw."""
+
+    checkpoint: int  # its id
+    chain: int
+    number: int
+    loss: float  # as it is recorded
+    weights: dict[str, Tensor]  # by name; a copy
+
+
+OnDraw = Callable[[Draw], None]
 
 
 def run_chains(
@@ -190,6 +300,7 @@ def run_chains(
     schedule: Schedule,
     memory_budget: int | None = None,
     label: str = "LLC",
+    on_draw: OnDraw | None = None,
 ) -> Iterator[tuple[range, Samples]]:
     """Samples every chain; yields (positions of chains, their samples) group by group, as they
     finish.
@@ -203,9 +314,10 @@ def run_chains(
         memory_budget: Bytes for a group of chains; None: 4 MiB on a CPU, half of a CUDA device's
             memory. A group that exhausts a CUDA device all the same is halved and starts again.
         label: Stands before the progress bar.
+        on_draw: Is told of every draw, chain by chain, one call at a time.
     """
     starts = torch.stack([flattened(checkpoint).detach() for checkpoint in checkpoints])
-    engine = Engine(problem, checkpoints[0], starts, chains, schedule)
+    engine = Engine(problem, checkpoints[0], starts, chains, schedule, on_draw)
     yield from advance(engine, memory_budget, label)
 
 
@@ -220,7 +332,7 @@ def advance(
         if starts.device.type == "cpu"
         else _cut(range(len(chains)), fits)
     )
-    steps = schedule.num_burnin_steps + schedule.num_draws
+    steps = schedule.num_steps
     with tqdm(total=len(chains) * steps, desc=label, unit="draw", leave=False) as bar:
         while todo:
             try:
@@ -299,10 +411,13 @@ class Engine:
         starts: Tensor,
         chains,
         schedule: Schedule,
+        on_draw: OnDraw | None = None,
     ):
         self.problem, self.parameters, self.starts = problem, parameters, starts
-        self.chains, self.schedule = chains, schedule
-        self.gradients: dict[int, GraphModule] = {}  # by number of chains
+        self.chains, self.schedule, self.on_draw = chains, schedule, on_draw
+        self.gradients: dict[int, Callable] = {}  # by number of chains
+        self.single: Callable | None = None  # of one chain, where they cannot advance together
+        self.telling = Lock()
 
     def record(self, groups: Sequence[range]) -> None:
         """Records the gradient for every size of group; recording is not for several threads at
@@ -312,15 +427,30 @@ class Engine:
             if len(rows) not in self.gradients:
                 batch = next(self.problem.batches(self.chains[: len(rows)]))
                 weights = self.starts[:1].expand(len(rows), -1).contiguous()
-                gradient = self.problem.gradient(self.parameters, len(rows))
-                self.gradients[len(rows)] = recorded(gradient, weights, *batch)
+                self.gradients[len(rows)] = self._together(weights, *batch)
+
+    def _together(self, weights: Tensor, *batch: Tensor) -> Callable:
+        """Recorded for all rows at once, or one row after the other where that has no rule."""
+        problem = self.problem
+        if self.single is None:
+            try:
+                return recorded(problem.gradient(self.parameters, len(weights)), weights, *batch)
+            except NotRecordedError as error:
+                self.single = alone(problem, self.parameters, weights, *batch)
+                warnings.warn(
+                    "chains advance one after the other, each of"
+                    f" {len(self.chains)} at the price of its own: {error}",
+                    stacklevel=2,
+                )
+        return one_by_one(self.single, problem.full_batch)
 
     def bytes_per_chain(self) -> int:
         """What one chain holds: its own tensors, a block of noise, and everything that a gradient
         makes on its way.
         """
         self.record([range(1)])
-        nodes = [node for node in self.gradients[1].graph.nodes if node.op == "call_function"]
+        graph = getattr(self.gradients[1], "graph", None)
+        nodes = [node for node in graph.nodes if node.op == "call_function"] if graph else []
         made = [
             node.meta["val"]
             for node in nodes
@@ -345,20 +475,21 @@ class Engine:
         step = SAMPLERS[schedule.sampler](starts, c, lambda: next(noise))
         losses = weights.new_full((schedule.num_draws, len(chains)), torch.nan)
         acceptance = []
-        for t in range(-schedule.num_burnin_steps, schedule.num_draws):
+        for _, draw in schedule.draws():
             if stop.is_set():
                 break
             batch = next(batches)
             gradients, values = gradient(weights, *batch)
-            asked = schedule.sampler == "sgld" and t >= 0 and t % MALA_EVERY == 0
+            asked = schedule.sampler == "sgld" and draw is not None and draw % MALA_EVERY == 0
             before = (weights.clone(), gradients, values) if asked else None
+            if draw is not None:
+                losses[draw] = values
+                self.tell(rows, draw, values, weights)
             step(weights, gradients, next(noise))
             if before is not None:
                 acceptance.append(
                     mala_acceptance(c, starts, before, (weights, *gradient(weights, *batch)))
                 )
-            if t >= 0:
-                losses[t] = values
             with bar.get_lock():
                 bar.update(len(chains))
         accepted = (
@@ -368,24 +499,66 @@ class Engine:
         )
         return Samples(losses.T.float().cpu().numpy(), accepted.double().cpu().numpy())
 
+    def tell(self, rows: range, draw: int, losses: Tensor, weights: Tensor) -> None:
+        """Calls back with the draw of every chain of a group."""
+        if self.on_draw is None:
+            return
+        with self.telling:
+            for row, loss, own in zip(rows, losses.tolist(), weights, strict=True):
+                _, checkpoint, number = self.chains[row].seed
+                found = named(own.clone(), self.parameters)
+                self.on_draw(Draw(checkpoint, number, draw, loss, found))
+
+
+class NotRecordedError(ValueError):
+    """What runs cannot be recorded for several chains at once; the message says what was found."""
+
+
+def alone(problem: Problem, parameters: dict[str, Tensor], *example: Tensor) -> Callable:
+    """The gradient of one chain, recorded; where not even that can be, as it is, one at a time."""
+    row, *batch = (
+        (part[0] for part in example) if not problem.full_batch else (example[0][0], *example[1:])
+    )
+    gradient = problem.plain_gradient(parameters)
+    try:
+        return recorded(gradient, row, *batch)
+    except NotRecordedError:
+        lock = Lock()
+
+    def locked(*given: Tensor) -> tuple[Tensor, Tensor]:
+        with lock:
+            return gradient(*given)
+
+    return locked
+
+
+def one_by_one(single: Callable, full_batch: bool) -> Callable:
+    """A function of one chain as one of (chains, …)."""
+
+    def rows(weights: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
+        found = [
+            single(row, *(batch if full_batch else [part[i] for part in batch]))
+            for i, row in enumerate(weights)
+        ]
+        return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+
+    return rows
+
 
 def recorded(gradient: Callable, *example: Tensor) -> GraphModule:
     """`gradient` as the tensor operations it comes to for inputs of these shapes.
 
     Raises:
-        ValueError: What runs depends on values and not on shapes alone, or is random.
+        NotRecordedError: What runs depends on values and not on shapes alone, or an operation has
+            no rule.
+        ValueError: It is random.
     """
     try:
         recorded = make_fx(gradient)(*example)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        raise ValueError(
-            "the model's forward pass or loss cannot be run for several chains at once (does it"
-            " look at values of "
-            'tensors, as in `if x.sum() > 0`, `x[mask]`, `.item()`?); backend "devinterp" runs it'
-            f" as it is: {error}"
-        ) from error
+    except Exception as error:  # of whatever kind: a module may do anything on its way
+        raise NotRecordedError(_found(error)) from error
     random = [
         node.target
         for node in recorded.graph.nodes
@@ -399,6 +572,26 @@ def recorded(gradient: Callable, *example: Tensor) -> GraphModule:
     recorded.graph.eliminate_dead_code()
     recorded.recompile()
     return recorded
+
+
+def _found(error: Exception) -> str:
+    """Why a module cannot be recorded, by what PyTorch says of it."""
+    text = " ".join(str(error).split())
+    causes = {
+        "setup_context": "an autograd.Function without setup_context, or a backward hook",
+        "data-dependent": "its forward pass looks at values, as in `if x.sum() > 0`",
+        "data dependent": "its forward pass looks at values, as in `if x.sum() > 0`",
+        ".item()": "its forward pass looks at values, as in `.item()` or `if x.sum() > 0`",
+        "dynamic shape": "a shape in its forward pass depends on values, as in `x[mask]`",
+        "in-place": "it changes a tensor in place that others share",
+        "inplace": "it changes a tensor in place that others share",
+        "Batching rule": "an operation has no rule for many at once",
+        "anomaly": "anomaly detection is on",
+        "saved tensor hooks": "it uses saved tensor hooks",
+    }
+    cause = next((cause for sign, cause in causes.items() if sign in text), None)
+    short = text if len(text) < 200 else f"{text[:200]} …"
+    return f"{cause} ({short})" if cause else short
 
 
 def _tags(node) -> Sequence[torch.Tag]:

@@ -1,31 +1,38 @@
 """What loss has a network that knows nothing of its inputs? The best constant prediction's."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from degeneracy.objective.loss import Objective, objective_of
+
 ROUNDS, RATE = 20, 1.0
+MOST = 2**20  # samples whose targets are looked at
 
 
-def chance_loss(
-    model: nn.Module, data: tuple[Float[Tensor, "n ..."], Tensor], loss_fn: Callable
-) -> float | None:
+def chance_loss(model: nn.Module, data: Any, loss_fn: Callable, **options: Any) -> float | None:
+    """L_chance of a model's loss on data; see `chance_loss_of`."""
+    return chance_loss_of(objective_of(model, loss_fn, data, **options))
+
+
+def chance_loss_of(objective: Objective) -> float | None:
     """L_chance, by L-BFGS over one output for all samples; for cross-entropy the labels' entropy.
 
-    Args:
-        model: Tells the shape of an output.
-        data: (inputs, targets).
-        loss_fn: Mean loss of (outputs, targets).
+    A penalty is counted as it is at w*: locality is about the data.
 
     Returns:
-        In the loss's units; None where no constant has a finite loss, or outputs are no tensor.
+        In the loss's units; None where no constant has a finite loss, or outputs are no tensor with
+        a row a sample.
     """
-    inputs, targets = data
+    batch = objective.data.some(MOST, seed=0).whole
     with torch.no_grad():
-        output = model(inputs[:1])
-    if not isinstance(output, Tensor):
+        output = objective.outputs(objective.weights, batch.take(slice(0, 1)).inputs)
+        penalised = objective.penalty is not None
+        penalty = float(objective.penalised(objective.weights)) if penalised else 0.0
+    if not isinstance(output, Tensor) or not output.ndim or len(output) != 1:
         return None
     shape = output.shape[1:]
     constant = torch.zeros(shape, device=output.device, dtype=output.dtype, requires_grad=True)
@@ -33,7 +40,7 @@ def chance_loss(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = loss_fn(constant.expand(len(targets), *shape), targets)
+        loss = objective.loss_fn(constant.expand(batch.size, *shape), batch.targets)
         loss.backward()
         return loss
 
@@ -46,4 +53,4 @@ def chance_loss(
                 return None
             if torch.allclose(before, constant.detach(), atol=1e-6):
                 break
-    return found if torch.isfinite(torch.tensor(found)) else None
+    return found + penalty if math.isfinite(found) else None

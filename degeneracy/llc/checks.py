@@ -3,35 +3,22 @@ what to do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from degeneracy.checks import check_data, check_loss, check_one_kind, coupled_layers, random_layers
-
-
-def refuse_random_forward(model: nn.Module) -> None:
-    """Raises ValueError for dropout and running batch statistics: L(w) would then be more than a
-    function of w.
-    """
-    unfit = [*random_layers(model, training=True), *coupled_layers(model, training=True)]
-    for shown, _ in unfit:
-        raise ValueError(
-            f"{shown}: its forward pass in training mode is random or keeps batch statistics, so"
-            " there is no loss L(w) to sample; replace it by a fixed layer"
-        )
+from degeneracy.checks import check_one_kind
+from degeneracy.objective.checks import check_objective, refuse_training_behaviour
+from degeneracy.objective.loss import Objective, objective_of
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raises ValueError where there is nothing to sample, or weights that do not fit into one
-    tensor.
-    """
-    sampled = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not sampled:
+    """Raises ValueError where there is nothing to sample."""
+    if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
             "the model has no weights that require a gradient, so there is nothing to sample"
         )
-    check_one_kind(sampled)
 
 
 def check_checkpoints(model: nn.Module, checkpoints: Sequence[dict[str, Tensor] | None]) -> None:
@@ -42,10 +29,16 @@ def check_checkpoints(model: nn.Module, checkpoints: Sequence[dict[str, Tensor] 
         c is None or isinstance(c, Mapping) for c in checkpoints
     ):
         raise ValueError("checkpoints must be a list of state dicts, as in [model.state_dict()]")
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state = getattr(model, "_orig_mod", model).state_dict()
+    expected = {name: tensor.shape for name, tensor in state.items() if isinstance(tensor, Tensor)}
     for position, checkpoint in enumerate(checkpoints):
         if checkpoint is None:
             continue
+        checkpoint = {
+            name.removeprefix("_orig_mod."): tensor
+            for name, tensor in checkpoint.items()
+            if isinstance(tensor, Tensor)
+        }
         where = f"checkpoint {position} does not fit the model"
         missing, unknown = expected.keys() - checkpoint.keys(), checkpoint.keys() - expected.keys()
         if missing or unknown:
@@ -70,18 +63,33 @@ def check_checkpoints(model: nn.Module, checkpoints: Sequence[dict[str, Tensor] 
                 )
 
 
-def check_problem(
+def checked_objective(
     model: nn.Module,
     checkpoints: Sequence,
-    data: tuple[Tensor, Tensor],
+    data: Any,
     batch_size: int,
     loss_fn: Callable,
-) -> None:
-    """Raises ValueError for a model, checkpoints, data or loss that cannot be sampled, whichever is
-    wrong first.
+    **options: Any,
+) -> Objective:
+    """What is sampled, at the first of the checkpoints.
+
+    Options are those of `objective.loss.objective_of`.
+
+    Raises:
+        ValueError: A model, checkpoints, data or a loss that cannot be sampled, whichever is wrong
+            first: nothing that moves, another model's checkpoint, values that are not finite, more
+            samples a batch than there are, or as `objective.checks.check_objective` says.
     """
     check_weights(model)
     check_checkpoints(model, checkpoints)
-    refuse_random_forward(model)
-    check_data(data, batch_size, next(model.parameters()).device)
-    check_loss(model, data, loss_fn)
+    refuse_training_behaviour(model)
+    objective = objective_of(model, loss_fn, data, fixed_padding=True, **options)
+    check_one_kind(objective.weights)
+    if not 1 <= batch_size <= len(objective.data):
+        raise ValueError(
+            f"batch_size = {batch_size}, allowed: 1 to the number of samples, {len(objective.data)}"
+        )
+    first = next((c for c in checkpoints if c is not None), None)
+    objective = objective if first is None else objective.at(first)
+    check_objective(objective)
+    return objective

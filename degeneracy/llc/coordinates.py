@@ -23,11 +23,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vjp
+from torch.func import functional_call
 from torch.nn.functional import conv2d, cross_entropy, linear
 
 from degeneracy.curvature.kfac import LAYERS, KroneckerFactors, kfac_factors
-from degeneracy.weights import flattened, named
+from degeneracy.objective.derivatives import hessian_products
+from degeneracy.objective.loss import Objective
+from degeneracy.weights import flattened
 
 SAMPLES = 2000  # on which the curvature is taken
 PROBES = 16  # of the diagonal
@@ -82,36 +84,33 @@ def diagonal(
 ) -> Coordinates:
     """The weights as they are, F the positive part of the Hessian's diagonal on `data`."""
     start = flattened(weights).detach()
-    _, product = vjp(grad(lambda row: loss(named(row, weights), *data)), start)
+    product = hessian_products(lambda own: loss(own, *data), weights)
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(start)
     for _ in range(PROBES):
         signs = torch.randint(0, 2, start.shape, generator=generator).to(start) * 2 - 1
-        total += signs * product(signs)[0]
+        total += signs * product(signs[None])[0]
     return Coordinates("diagonal", loss, weights, (total / PROBES).clamp(min=0), reason, losses)
 
 
-def kfac(
-    model: nn.Module,
-    state: dict[str, Tensor],
-    data: tuple[Tensor, Tensor],
-    loss_fn: Callable,
-    seed: int,
-) -> Coordinates:
+def kfac(objective: Objective, data: tuple[Tensor, ...], seed: int) -> Coordinates:
     """The eigenbasis of K-FAC's factors on `data`.
 
     Raises:
         ValueError: K-FAC does not reach: a loss other than cross-entropy, weights outside Linear
-            and Conv2d layers, layers of which only a part is trained or that share weights.
+            and Conv2d layers, layers of which only a part is trained or that share weights; a
+            model that cannot be copied, has a forward adapter or several inputs, or of whose
+            weights only some are sampled.
     """
+    loss_fn = objective.original
+    _refuse_other_than_plain(objective, data)
     if loss_fn is not cross_entropy and not isinstance(loss_fn, nn.CrossEntropyLoss):
         raise ValueError("K-FAC is of cross-entropy; this loss is another")
     if isinstance(loss_fn, nn.CrossEntropyLoss) and (
         loss_fn.weight is not None or loss_fn.label_smoothing or loss_fn.reduction != "mean"
     ):
         raise ValueError("K-FAC is of the plain mean cross-entropy; this one is weighted")
-    whole = nn.Sequential(copy.deepcopy(model))  # so that the model itself may be a layer
-    whole[0].load_state_dict(state)
+    whole = nn.Sequential(_copied(objective))  # so that the model itself may be a layer
     _refuse_shared(whole)
     few = data[0][:FEW]
     with torch.no_grad():
@@ -135,6 +134,27 @@ def kfac(
         return cross_entropy(outputs, targets, reduction="none")
 
     return Coordinates("kfac", loss, weights, curvature, losses=losses)
+
+
+def _refuse_other_than_plain(objective: Objective, data: tuple[Tensor, ...]) -> None:
+    trained = {name for name, p in objective.model.named_parameters() if p.requires_grad}
+    if objective.masks or objective.weights.keys() != trained:
+        raise ValueError("K-FAC is of all trained weights; only some are sampled")
+    if objective.penalty is not None:
+        raise ValueError("K-FAC knows nothing of a penalty")
+    if len(data) != 2 or objective.called.adapts:
+        raise ValueError("K-FAC is of models from one tensor to logits")
+
+
+def _copied(objective: Objective) -> nn.Module:
+    try:
+        model = copy.deepcopy(objective.model)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"K-FAC turns a copy, and the model cannot be copied: {error}") from error
+    dtype = next(iter(objective.weights.values())).dtype
+    model = model.to(dtype)
+    model.load_state_dict(objective.fixed, strict=False)
+    return model
 
 
 def _refuse_shared(model: nn.Module) -> None:
@@ -220,12 +240,3 @@ class TurnedConv2d(_Turned):
         bias = weight[:, -1] if self.has_bias else None
         kernel = weight[:, :-1] if self.has_bias else weight
         return conv2d(images, kernel.view(self.shape), bias, *self.geometry)
-
-
-def some(data: tuple[Tensor, ...], count: int, seed: int) -> tuple[Tensor, ...]:
-    """`count` samples drawn at random, or all of them where there are no more."""
-    if not data or len(data[0]) <= count:
-        return data
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(data[0]), generator=generator)[:count].to(data[0].device)
-    return tuple(part[chosen] for part in data)

@@ -22,47 +22,50 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from degeneracy.llc.chains import MALA_EVERY, Samples, Schedule, seeds
+from degeneracy.llc.chains import MALA_EVERY, Draw, OnDraw, Samples, Schedule, seeds
 from degeneracy.llc.samplers import Chain
+from degeneracy.objective.loss import Objective
 
 
 def run_chains(
-    model: nn.Module,
-    data: tuple[Tensor, Tensor],
+    objectives: Sequence[Objective],
     batch_size: int,
-    loss_fn: Callable,
-    checkpoints: Sequence[dict[str, Tensor]],
     chains: Sequence[Chain],
     schedule: Schedule,
     label: str = "LLC",
+    on_draw: OnDraw | None = None,
 ) -> Iterator[tuple[range, Samples]]:
     """Samples every chain; yields (position of the chain, its samples), as `llc.chains.run_chains`
     does.
 
     Args:
-        model: Is left at the last chain's checkpoint; its frozen weights do not move.
-        data: (inputs, targets), on the model's device.
+        objectives: The loss at each checkpoint, on data that are kept.
         batch_size: Whole batches; each pass over the data drops the remainder.
-        loss_fn: Mean-reduced loss of (outputs, targets).
-        checkpoints: State dicts of `model`.
         chains: What to sample.
         schedule: The sampler and its number of steps.
         label: Stands before the progress bar.
+        on_draw: Is told of every draw.
     """
     for row, chain in enumerate(chains):
         noise, batches = seeds(chain.seed)
+        objective = objectives[chain.start]
+        leaves = objective.data.leaves
         loader = DataLoader(
-            Batches(data),
+            Batches(leaves),
             batch_size,
             shuffle=True,
             drop_last=True,
             collate_fn=lambda batch: batch,
             generator=torch.Generator().manual_seed(batches),
         )
-        model.load_state_dict(checkpoints[chain.start])
-        with _seeded(data[0].device, noise):
+        with _seeded(leaves[0].device, noise):
             losses, acceptance = _sample(
-                model, loader, loss_fn, chain, schedule, f"{label} {row + 1}/{len(chains)}"
+                Standing(objective),
+                loader,
+                chain,
+                schedule,
+                f"{label} {row + 1}/{len(chains)}",
+                on_draw,
             )
         yield range(row, row + 1), Samples(losses[None], np.array([acceptance]))
 
@@ -70,15 +73,42 @@ def run_chains(
 class Batches(Dataset):
     """The data set in memory; a whole batch is fetched with one index."""
 
-    def __init__(self, data: tuple[Tensor, Tensor]):
-        self.inputs, self.targets = data
+    def __init__(self, leaves: tuple[Tensor, ...]):
+        self.leaves = leaves
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.leaves[0])
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        index = torch.tensor(indices, device=self.inputs.device)
-        return self.inputs[index], self.targets[index]
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        index = torch.tensor(indices, device=self.leaves[0].device)
+        return tuple(leaf[index] for leaf in self.leaves)
+
+
+class _Shared:
+    """Something that is not copied with what holds it."""
+
+    def __init__(self, value: Objective):
+        self.value = value
+
+    def __deepcopy__(self, memo: dict) -> "_Shared":
+        return self
+
+
+class Standing(nn.Module):
+    """The sampled weights as a module that devinterp can copy and move, whatever they are of."""
+
+    def __init__(self, objective: Objective):
+        super().__init__()
+        self.shared, self.names = _Shared(objective), list(objective.weights)
+        self.weights = nn.ParameterList(w.clone() for w in objective.weights.values())
+
+    def named(self) -> dict[str, Tensor]:
+        """The weights by the names that the model has for them."""
+        return dict(zip(self.names, self.weights, strict=True))
+
+    def forward(self, *leaves: Tensor) -> Tensor:
+        """The loss of a batch's tensors."""
+        return self.shared.value.loss(self.named(), *leaves)
 
 
 @contextmanager
@@ -109,21 +139,30 @@ def _sampler(chain: Chain, schedule: Schedule) -> tuple[Callable, dict]:
 
 
 def _sample(
-    model: nn.Module,
+    model: Standing,
     loader: DataLoader,
-    loss_fn: Callable,
     chain: Chain,
     schedule: Schedule,
     label: str,
+    on_draw: OnDraw | None,
 ) -> tuple[np.ndarray, float]:
     """Losses (num_draws,) of one chain, from the draw on where the loss was NaN, NaN; and its MALA
     acceptance.
     """
 
-    def minibatch_loss(sampled: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return loss_fn(sampled(batch[0]), batch[1])
+    seen: dict[str, Tensor] = {}  # weights that the last loss is of: devinterp calls back after
 
-    device = loader.dataset.inputs.device
+    def minibatch_loss(sampled: Standing, batch: tuple[Tensor, ...]) -> Tensor:
+        if on_draw is not None:
+            seen.update({name: w.detach().clone() for name, w in sampled.named().items()})
+        return sampled(*batch)
+
+    def tell(draw: int, model: Standing, loss: Tensor, **_) -> None:
+        if on_draw is not None:
+            whole = model.shared.value.whole(seen)
+            on_draw(Draw(chain.seed[1], chain.seed[2], draw, float(loss), dict(whole)))
+
+    device = loader.dataset.leaves[0].device
     estimator = LLCEstimator(1, schedule.num_draws, init_loss=0.0, nbeta=chain.nbeta, device=device)
     estimator.losses.fill_(math.nan)
     mala = _MalaAcceptance(minibatch_loss, chain) if schedule.sampler == "sgld" else None
@@ -141,9 +180,10 @@ def _sample(
                 optimizer_kwargs=kwargs,
                 num_draws=schedule.num_draws,
                 num_burnin_steps=schedule.num_burnin_steps,
+                num_steps_bw_draws=schedule.thinning,
                 verbose=False,
                 device=device,
-                callbacks=[estimator, *([mala] if mala else []), lambda **_: bar.update()],
+                callbacks=[estimator, tell, *([mala] if mala else []), lambda **_: bar.update()],
             )
         except RuntimeError as error:
             if "NaN detected" not in str(error):
@@ -165,7 +205,7 @@ class _MalaAcceptance:
         self.acceptance: list[float] = []
 
     def __call__(
-        self, draw: int, model: nn.Module, data, optimizer: SGLD, loss: Tensor, **_
+        self, draw: int, model: Standing, data, optimizer: SGLD, loss: Tensor, **_
     ) -> None:
         weights = [p for p in model.parameters() if p.requires_grad]
         if self.before is not None:

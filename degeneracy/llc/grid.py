@@ -7,23 +7,24 @@ direction there is: along a Hessian eigenvector of curvature h a chain relaxes a
 keeps that at 5 % in the stiffest direction.
 """
 
-import copy
 import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from degeneracy.curvature.largest import largest_curvature, loss_on
+from degeneracy.curvature.largest import largest_curvature
 from degeneracy.llc.auto import BURN_IN, DRAWS, first_step, sees_all
-from degeneracy.llc.checks import check_problem
-from degeneracy.llc.coordinates import some
+from degeneracy.llc.checks import checked_objective
 from degeneracy.llc.estimate import estimate_llcs, resolve_nbeta
 from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.llc.statistics import LLCEstimate
+from degeneracy.objective.data import as_data
 
 LOCALIZATIONS = (10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)  # γ of the grid
 NBETAS = ("batch", "dataset")  # nβ of the grid: m/ln m and n/ln n
@@ -42,7 +43,7 @@ def adapted_step(
 def max_curvature(
     model: nn.Module,
     checkpoints: Sequence[dict[str, Tensor]],
-    data: tuple[Tensor, Tensor],
+    data: Any,
     loss_fn: Callable = cross_entropy,
     seed: int = 0,
 ) -> float:
@@ -52,14 +53,13 @@ def max_curvature(
     Raises:
         ValueError: A model, checkpoints, data or a loss that cannot be sampled.
     """
-    model = copy.deepcopy(model).train()  # as it is sampled
-    check_problem(model, checkpoints, data, 1, loss_fn)
-    loss = loss_on(model, some(tuple(data), CURVATURE_SAMPLES, seed), loss_fn)
+    objective = checked_objective(model, checkpoints, data, 1, loss_fn)
+    few = objective.data.some(CURVATURE_SAMPLES, seed).whole
     found = []
     for checkpoint in checkpoints:
-        model.load_state_dict(checkpoint)
-        sampled = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        found.append(largest_curvature(loss, sampled, seed=seed))
+        there = objective.at(checkpoint)
+        loss = partial(there.batch_loss, batch=few)
+        found.append(largest_curvature(loss, there.weights, seed=seed))
     return max(found)
 
 
@@ -87,7 +87,7 @@ class GridCell:
 def llc_grid(
     model: nn.Module,
     checkpoints: Sequence[dict[str, Tensor]],
-    data: tuple[Tensor, Tensor],
+    data: Any,
     settings: SamplerSettings,
     batch_size: int = 128,
     loss_fn: Callable = cross_entropy,
@@ -121,11 +121,12 @@ def llc_grid(
     check_lists(checkpoints=checkpoints, localizations=localizations, nbetas=nbetas)
     automatic = settings.sampler == AUTO
     settings = settings if automatic else second_half(settings)
+    data = as_data(data, next(model.parameters()).device)
     if curvature is None:
         curvature = max_curvature(model, checkpoints, data, loss_fn, settings.seed)
     ids = range(len(checkpoints)) if checkpoint_ids is None else checkpoint_ids
     cells = [
-        _Cell(setting, localization, curvature, settings, batch_size, len(data[0]))
+        _Cell(setting, localization, curvature, settings, batch_size, len(data))
         for setting, localization in product(nbetas, localizations)
     ]
     sampled = [cell for cell in cells if not automatic or cell.needed_steps <= MOST_STEPS]
@@ -143,7 +144,7 @@ def llc_grid(
     return [
         GridCell(
             cell.localization,
-            resolve_nbeta(cell.setting, batch_size, len(data[0])),
+            resolve_nbeta(cell.setting, batch_size, len(data)),
             cell.setting,
             cell.settings.sampler_lr,
             found.get(id(cell), ()),

@@ -23,8 +23,8 @@ Paired losses without them: L_m(w) − L_m(w*), at the cost of a forward pass.
 Spread starts: w* + s N(0, A⁻¹), s = 1 where the loss allows it (`auto`).
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import NamedTuple
 
@@ -32,12 +32,23 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad_and_value, vjp, vmap
+from torch.func import vjp, vmap
 from tqdm import tqdm
 
-from degeneracy.llc.chains import Engine, Problem, Schedule, advance, noise_stream, recorded
+from degeneracy.llc.chains import (
+    Engine,
+    NotRecordedError,
+    OnDraw,
+    Problem,
+    Schedule,
+    advance,
+    noise_stream,
+    one_by_one,
+    recorded,
+)
 from degeneracy.llc.coordinates import Coordinates
 from degeneracy.llc.samplers import Chain, heat, kinetic, langevin
+from degeneracy.objective.derivatives import gradient_of
 from degeneracy.weights import flattened, named
 
 DISTANCE_EVERY = 4  # draws between two looks at |w − w*|, which is slow to change
@@ -59,6 +70,7 @@ class Walk:
         control: The gradient ∇L(w*), flat, where control variates are used.
         paired: Whether a draw is the loss against w*'s on the same minibatch.
         cooled: Whether the heat of minibatches is taken off the thermal noise.
+        thinning: Steps from one draw to the next.
     """
 
     nbeta: float
@@ -71,6 +83,7 @@ class Walk:
     control: Tensor | None = None
     paired: bool = True
     cooled: bool = False
+    thinning: int = 1
 
 
 class Walked(NamedTuple):
@@ -88,19 +101,12 @@ class Walked(NamedTuple):
 
 def full_gradient(problem: Problem, weights: dict[str, Tensor]) -> tuple[Tensor, float]:
     """∇L, flat, and L over all the data, summed batch by batch."""
-    row = flattened(weights).detach()
-
-    def gradient(row: Tensor, *batch: Tensor):
-        return grad_and_value(lambda row: problem.loss(named(row, weights), *batch))(row)
-
-    if not problem.data:
-        slope, value = gradient(row)
-        return slope, float(value)
-    total, loss, n = torch.zeros_like(row), 0.0, len(problem.data[0])
-    for batch in zip(*(part.split(EVALUATION_BATCH) for part in problem.data), strict=True):
-        slope, value = gradient(row, *batch)
-        total.add_(slope, alpha=len(batch[0]) / n)
-        loss += float(value.double()) * len(batch[0]) / n
+    total, loss = torch.zeros_like(flattened(weights)), 0.0
+    for batch in problem.passes(EVALUATION_BATCH):
+        slope, value = gradient_of(lambda own, batch=batch: problem.loss(own, *batch), weights)
+        share = len(batch[0]) / problem.num_samples if batch else 1.0
+        total.add_(slope, alpha=share)
+        loss += float(value.double()) * share
     return total, loss
 
 
@@ -113,6 +119,7 @@ def walk(
     memory_budget: int | None = None,
     label: str = "LLC",
     goes_on: Float[Tensor, "chains 2 d"] | None = None,
+    on_draw: OnDraw | None = None,
 ) -> Walked:
     """Walks one chain a seed; on a CPU every core advances some of them.
 
@@ -124,10 +131,12 @@ def walk(
         plan: What they do.
         memory_budget, label: As `chains.run_chains` takes them.
         goes_on: Where chains of an earlier walk ended: these take up there, with other seeds.
+        on_draw: Is told of every draw, with weights in these coordinates.
     """
     problem = problem._replace(loss=at.loss, losses=at.losses)
     chains = [Chain(0, seed, plan.step, plan.nbeta, plan.localization) for seed in seeds]
     engine = _Walkers(problem, at, init_loss, chains, plan, goes_on)
+    engine.on_draw = on_draw
     groups = sorted(advance(engine, memory_budget, label), key=lambda group: group[0].start)
     losses, distances, ends = zip(*(found for _, found in groups), strict=True)
     return Walked(np.concatenate(losses), np.concatenate(distances), torch.cat(ends))
@@ -146,7 +155,9 @@ class _Walkers(Engine):
         goes_on: Tensor | None = None,
     ):
         starts = flattened(at.weights).detach()[None]
-        schedule = Schedule("langevin", plan.num_draws, plan.num_burnin_steps)
+        schedule = Schedule(
+            "langevin", plan.num_draws, plan.num_burnin_steps, thinning=plan.thinning
+        )
         super().__init__(problem, at.weights, starts, chains, schedule)
         self.plan, self.init_loss, self.goes_on = plan, init_loss, goes_on
         self.precision = at.precision(plan.nbeta, plan.localization)
@@ -163,7 +174,7 @@ class _Walkers(Engine):
     @property
     def _cools(self) -> bool:
         """Whether there is heat to be taken off."""
-        return self.plan.cooled and not self.problem.full_batch
+        return self.plan.cooled and not self.problem.full_batch and self.single is None
 
     def record(self, groups) -> None:
         """Also the loss alone where it is asked for at w*, and cooled gradients."""
@@ -171,18 +182,29 @@ class _Walkers(Engine):
         for count in {len(rows) for rows in groups} - self.losses.keys():
             if self._pairs:
                 batch = next(self.problem.batches(self.chains[:count]))
-                axes = (None, *[0 for _ in batch])
-                loss = vmap(
-                    lambda row, *b: self.problem.loss(named(row, self.parameters), *b), in_dims=axes
-                )
-                self.losses[count] = recorded(loss, self.starts[0], *batch)
+                self.losses[count] = self._loss_at_start(batch)
         for count in {len(rows) for rows in groups} - self.cooled.keys():
             if self._cools:
                 batch = next(self.problem.batches(self.chains[:count]))
                 rows = self.starts[:1].expand(count, -1).contiguous()
                 axes = (0, None, 0, *[0 for _ in batch])
                 function = vmap(self._cooled, in_dims=axes)
-                self.cooled[count] = recorded(function, rows, self.starts[0], rows.clone(), *batch)
+                given = rows, self.starts[0], rows.clone(), *batch
+                try:
+                    self.cooled[count] = recorded(function, *given)
+                except NotRecordedError:  # a loss without a rule for single samples
+                    self.plan = replace(self.plan, cooled=False)
+
+    def _loss_at_start(self, batch: tuple[Tensor, ...]) -> Callable:
+        """Of (w*, *batch): the loss of every chain's minibatch."""
+        if self.single is not None:
+            rows = one_by_one(self.single, full_batch=False)
+            return lambda start, *given: rows(start.expand(len(given[0]), -1), *given)[1]
+        axes = (None, *[0 for _ in batch])
+        loss = vmap(
+            lambda row, *own: self.problem.loss(named(row, self.parameters), *own), in_dims=axes
+        )
+        return recorded(loss, self.starts[0], *batch)
 
     def _cooled(
         self, row: Tensor, start: Tensor, nudge: Tensor, *batch: Tensor
@@ -206,7 +228,7 @@ class _Walkers(Engine):
         return pull(shares)[0], means[0], pull_there(shares)[0], means[1]
 
     def _shares(self, slopes: Tensor) -> Tensor:
-        m, n = len(slopes), len(self.problem.data[0])
+        m, n = len(slopes), self.problem.num_samples
         # Of n samples drawn without replacement, m have a mean of variance (1 − m/n)/m.
         rate = heat(self.plan.step, self.plan.nbeta) * (1 / m - 1 / n)
         return (1 + rate * (slopes - slopes.mean())) / m
@@ -224,16 +246,17 @@ class _Walkers(Engine):
         given = (plan.step, plan.nbeta, plan.localization, self.precision)
         step = move(start, *given, carried)
         seen = weights.new_full((2, plan.num_draws, len(chains)), torch.nan)
-        for t in range(-plan.num_burnin_steps, plan.num_draws):
+        for _, draw in self.schedule.draws():
             if stop.is_set():
                 break
             thermal = next(noise)
             gradients, rise = self._seen(start, weights, next(batches), thermal)
-            if t >= 0:
-                seen[0, t] = rise
-                if t % DISTANCE_EVERY == 0:
+            if draw is not None:
+                seen[0, draw] = rise
+                if draw % DISTANCE_EVERY == 0:
                     far = torch.linalg.vector_norm(weights - start, dim=1)
-                seen[1, t] = far
+                seen[1, draw] = far
+                self.tell(rows, draw, self.init_loss + rise, weights)
             step(weights, gradients, thermal)
             with bar.get_lock():
                 bar.update(len(chains))

@@ -125,6 +125,19 @@ class SamplerSettings(Section):
         ),
         json_schema_extra={"default": None},
     )
+    thinning: int = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="Sampler steps from one draw to the next; what lies between is not recorded.",
+    )
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description=(
+            "Samples whose gradient is taken at once, for minibatches that do not fit in memory;"
+            " their gradients are summed, and auto does not cool. null: the whole minibatch."
+        ),
+    )
     diffusion_factor: float = Field(
         0.01, gt=0, description="SGNHT's diffusion factor; unused by the other samplers."
     )

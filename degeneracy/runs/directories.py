@@ -23,7 +23,8 @@ from typing import Any
 from degeneracy.files import PARTIAL
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
-CONTENTS = {"config.json", "results.json", "traces.npz", "report.html", "checkpoints", ".lock"}
+CONTENTS = {"config.json", "traces.npz", "report.html", "checkpoints", ".lock"}
+CONTENTS |= {"results.json", "results.previous.json", "results.json.corrupt"}
 DAY_S = 86400
 
 

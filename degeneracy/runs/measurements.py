@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from degeneracy.curvature.trace import hessian_trace
 from degeneracy.llc.estimate import stream_llcs
+from degeneracy.runs.memory import CUDA_BLOCK
 from degeneracy.runs.results import (
     hessian_findings,
     llc_findings,
@@ -22,7 +23,6 @@ from degeneracy.runs.store import Point
 from degeneracy.runs.work import Measured, Part
 from degeneracy.texts import label, with_error
 
-CUDA_BLOCK = 32  # checkpoints whose chains advance together on CUDA; so many a kill loses there
 HESSIAN_RELATIVE_ERROR = 0.02  # of the trace, at which fewer probes are enough
 
 

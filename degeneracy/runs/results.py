@@ -83,15 +83,20 @@ def at(series: Mapping[str, Sequence], key: str, epoch: int) -> float | None:
 
 def points_to_measure(results: Mapping[str, Any], title: str) -> Iterator[Point]:
     """Checkpoints that the config wants measured and training reached; shared ones once."""
-    experiment = results["config"]["experiment"]
+    for point in wanted_points(results["config"], title, optimizers(results)):
+        if series_of(results, point)["val_loss"][point.epoch] is not None:
+            yield point
+
+
+def wanted_points(config: Mapping[str, Any], title: str, names: Sequence[str]) -> Iterator[Point]:
+    """Checkpoints that the config wants measured, whether they are there or not."""
+    experiment = config["experiment"]
     wanted, last = experiment["measure_epochs"], experiment["num_epochs"]
     named = {"all": range(last + 1), "final": [last]}
-    names = optimizers(results)
     for epoch in named[wanted] if isinstance(wanted, str) else sorted(wanted):
-        for name in names[:1] if epoch == parting_epoch(results["config"]) else names:
-            point = Point(title, name, epoch)
-            if series_of(results, point)["val_loss"][epoch] is not None:
-                yield point
+        # up to a swap only the first trains, and its last checkpoint there is everybody's
+        for name in names[:1] if epoch <= parting_epoch(config) else names:
+            yield Point(title, name, epoch)
 
 
 # ---- putting in ----------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from degeneracy.data.images import DataSplits, TensorData, load_data
-from degeneracy.llc.checks import refuse_random_forward
 from degeneracy.llc.estimate import resolve_nbeta
 from degeneracy.models.networks import DLNN, FFNN, LeNet5, num_parameters
+from degeneracy.objective.checks import check_objective
+from degeneracy.objective.loss import objective_of
 from degeneracy.optimizers.kinds import KINDS
 from degeneracy.runs.config import Config, check_optimizer_names
+from degeneracy.runs.memory import Asked, refuse_more_than_memory
 from degeneracy.runs.results import add_model
 from degeneracy.runs.store import Point, RunStore, RunStoreError
 from degeneracy.runs.work import PROJECT, Work, new_results, note_environment
@@ -29,6 +31,7 @@ ModelFactories = Mapping[str, Callable[[], nn.Module]]
 OptimizerFactory = Callable[[nn.Module], "torch.optim.Optimizer | Stepper"]
 
 PUBLISHED = ("sgd", "ngd")  # whose identities are those of earlier versions
+TRIED = 64  # samples on which a model is tried when a run is opened
 APART = 2**24  # between the identities of other optimizers' checkpoints
 SEEDS_APART = 2**60  # and of training seeds
 
@@ -92,6 +95,9 @@ def new_run(
     Raises:
         ValueError: Names that are not allowed, a swap with fewer than two optimizers, or a model
             whose forward pass is random or keeps batch statistics.
+        config.reader.ConfigError: The run does not fit into the memory of this machine. That is
+            no property of a config, which may be meant for another one: so it is asked here, where
+            the device is known.
         data.files.DataError: The data set cannot be had.
         runs.store.RunStoreError: The directory cannot be used, or holds another run.
     """
@@ -100,7 +106,9 @@ def new_run(
     data = data or load_data(config.data.dataset, root, device)
     in_shape = tuple(data.train.inputs.shape[1:])
     num_classes = int(data.train.labels.max()) + 1
+    own = bool(models), optimizers is not None
     models = models or model_factories(config, in_shape, num_classes)
+    refuse_more_than_memory(Asked(config, models, list(steppers), device, *own))
     settings = config.model_dump(mode="json")
     store = RunStore(out, {"study": study.name, **settings})
     try:
@@ -112,7 +120,7 @@ def new_run(
             _refuse_other("models", results["models"], models, store)
         for title, factory in models.items():
             model = factory()
-            refuse_random_forward(model)
+            _refuse_what_cannot_be_sampled(model, data)
             add_model(results, title, num_parameters(model))
         given = {} if optimizers is None else steppers
         own = {name: description(make(model, False)) for name, make in given.items()}
@@ -124,6 +132,12 @@ def new_run(
         store.close()
         raise
     return run
+
+
+def _refuse_what_cannot_be_sampled(model: nn.Module, data: DataSplits) -> None:
+    """Before hours of training, not after them; on a few samples where the model was built."""
+    few = tuple(part[:TRIED].cpu() for part in data.train)
+    check_objective(objective_of(model, cross_entropy, few))
 
 
 def model_factories(
@@ -138,7 +152,8 @@ def model_factories(
         kind = {"ffnn": FFNN, "dlnn": DLNN}[experiment.model_type]
         sizes = zip(experiment.hidden_nodes, experiment.hidden_layers, strict=True)
         makers = [partial(kind, nodes, layers, in_shape, num_classes) for nodes, layers in sizes]
-    return {make().title: make for make in makers}
+    with torch.device("meta"):  # for their titles alone, without their weights
+        return {make().title: make for make in makers}
 
 
 def config_optimizer(config: Config, name: str, model: nn.Module, after_swap: bool) -> Stepper:
@@ -148,8 +163,18 @@ def config_optimizer(config: Config, name: str, model: nn.Module, after_swap: bo
 
 
 def weights_at(run: Run, point: Point) -> dict[str, Tensor]:
-    """The state dict of a checkpoint that training reached, on the CPU."""
-    return packed_weights(run.store.load_checkpoint(point).tensors)
+    """The state dict of a checkpoint that training reached, on the CPU.
+
+    Raises:
+        runs.store.RunStoreError: It is gone or damaged.
+    """
+    checkpoint = run.store.load_checkpoint(point)
+    if checkpoint is None:
+        raise RunStoreError(
+            f"{run.store.checkpoint_path(point)} is gone or damaged; do the part train again, which"
+            " trains that epoch to the same weights"
+        )
+    return packed_weights(checkpoint.tensors)
 
 
 def load_weights(run: Run, model: nn.Module, point: Point) -> None:

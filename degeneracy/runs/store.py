@@ -1,17 +1,18 @@
 """Where does a run keep its work, so that a kill loses nothing? The run directory.
 
 `config.json`, `results.json`, `traces.npz`, `report.html` and `checkpoints/*.safetensors`. A file
-appears whole or not at all (write, fsync, rename), a checkpoint carries a checksum of its content,
-weights are never read through pickle, and one process at a time writes into a directory.
+appears whole or not at all (write, fsync, rename); checkpoints, traces and results carry a checksum
+of their content, the first two also whose they are: another run's are not taken for this one's.
+Weights are never read through pickle, and one process at a time writes into a directory.
 """
 
 import fcntl
 import hashlib
 import io
 import json
-import math
 import os
 import re
+import struct
 import warnings
 import weakref
 import zipfile
@@ -26,14 +27,25 @@ import torch
 from torch import Tensor
 
 from degeneracy.files import PARTIAL, write_atomically
+from degeneracy.runs.results_file import (
+    PREVIOUS,
+    RESULTS,
+    ResultsFile,
+    RunStoreError,
+    content_digest,
+    finite,
+    json_object,
+)
+
+__all__ = ["FORMAT", "Checkpoint", "Point", "RunStore", "RunStoreError", "finite"]
 
 FORMAT = 2  # of a run directory, in `results.json`; 1 had no number
 # directory → this process's open `RunStore`
 _OPEN: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-
-
-class RunStoreError(RuntimeError):
-    """The run directory cannot be used; the message says why and what to do."""
+BROKEN_ARCHIVE = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 class Checkpoint(NamedTuple):
@@ -75,7 +87,9 @@ class RunStore:
     """
 
     def __init__(self, directory: str | os.PathLike, config: dict[str, Any]):
-        self.directory = Path(directory)
+        self.directory, self.config = Path(directory), config
+        self._owner = content_digest(config)  # tells this run's files from another's
+        self._results = ResultsFile(self.directory)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.directory.iterdir()}
@@ -84,8 +98,8 @@ class RunStore:
                     f"{self.directory} is neither empty nor a run directory; name another one"
                 )
             # Before the lock: a store that is refused takes nothing from another.
-            self._check_format(config)
-            self._check_config(config)
+            self._check_format()
+            self._check_config()
             self._lock = self._claim()
         except OSError as error:
             raise RunStoreError(
@@ -123,36 +137,79 @@ class RunStore:
         """Gives the directory free for another process."""
         self._lock.close()
 
-    def _check_format(self, config: dict[str, Any]) -> None:
+    def _check_format(self) -> None:
         """Refuses what an earlier version wrote: it named no study in `config.json`."""
-        path, results = self.directory / "config.json", self.directory / "results.json"
-        earlier = path.exists() and "study" in config.keys() - _read_json(path).keys()
-        if earlier or (results.exists() and _read_json(results).get("format", 1) != FORMAT):
+        path = self.directory / "config.json"
+        earlier = path.exists() and "study" in self.config.keys() - _read_json(path).keys()
+        results = self._glimpse(RESULTS)
+        if earlier or (results is not None and results.get("format", 1) != FORMAT):
             raise RunStoreError(
                 f"{self.directory} holds a run of another format, which another version of this"
                 f" project wrote; this one reads and writes format {FORMAT}: name another directory"
             )
 
-    def _check_config(self, config: dict[str, Any]) -> None:
-        path = self.directory / "config.json"
-        if not path.exists() or (there := _read_json(path)) == config:
+    def _check_config(self) -> None:
+        """Refuses another run's directory, and another run's results in this one's."""
+        path, of_results = self.directory / "config.json", self._config_of_results()
+        if path.exists():
+            what = f"{self.directory} holds a run with another config"
+            self._refuse_other(
+                _read_json(path), what, "name another directory or restore the config"
+            )
+        elif of_results is None and any((self.directory / "checkpoints").glob("*.safetensors")):
+            raise RunStoreError(
+                f"{path} is gone, and nothing else tells of which run the checkpoints are; restore"
+                " it, or name another directory"
+            )
+        if of_results is not None:
+            results = self.directory / RESULTS
+            what = f"{results} is of a run with another config"
+            self._refuse_other(of_results, what, "restore or remove it, or name another directory")
+
+    def _config_of_results(self) -> dict[str, Any] | None:
+        """The config that the results are of; None where there are none that tell."""
+        found = self._glimpse(RESULTS) or self._glimpse(PREVIOUS) or {}
+        config = found.get("config")
+        return {"study": found.get("study"), **config} if isinstance(config, dict) else None
+
+    def _refuse_other(self, there: dict[str, Any], what: str, advice: str) -> None:
+        if there == self.config:
             return
-        old, new = _flat(there), _flat(config)
+        old, new = _flat(there), _flat(self.config)
         changed = "; ".join(
             f"{key}: {old.get(key, 'nothing')!r} there, {new.get(key, 'nothing')!r} now"
             for key in sorted(old.keys() | new.keys())
             if old.get(key) != new.get(key)
         )
-        raise RunStoreError(
-            f"{self.directory} holds a run with another config ({changed}); "
-            "name another directory or restore the config"
-        )
+        raise RunStoreError(f"{what} ({changed}); {advice}")
+
+    def _glimpse(self, name: str) -> dict[str, Any] | None:
+        """What a file of the directory holds, before it is checked; None where it holds nothing
+        that can be read.
+        """
+        try:
+            return json_object((self.directory / name).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def _refuse_lost_lock(self) -> None:
+        """Before each write: without its lock another process may write here too.
+
+        Raises:
+            RunStoreError: The lock's file was removed.
+        """
+        if not self._lock.closed and os.fstat(self._lock.fileno()).st_nlink == 0:
+            raise RunStoreError(
+                f"{self.directory / '.lock'} was removed while this process wrote there, so another"
+                " one may be writing too; stop it, then start this again"
+            )
 
     def checkpoint_path(self, point: Point) -> Path:
         return self.directory / "checkpoints" / point.file_name
 
     def save_checkpoint(self, point: Point, checkpoint: Checkpoint) -> None:
         """Writes `checkpoint`; tensors may lie on any device."""
+        self._refuse_lost_lock()
         # A copy of each: safetensors takes no two names for one memory, as tied weights are.
         tensors = {
             name: tensor.detach().cpu().contiguous().clone()
@@ -161,17 +218,16 @@ class RunStore:
         record = json.dumps(checkpoint.record)
         # One entry: safetensors writes several in no fixed order, and equal checkpoints should be
         # equal files.
-        metadata = {
-            "checkpoint": json.dumps({"record": record, "sha256": _digest(tensors, record)})
-        }
+        seal = {"record": record, "sha256": _digest(tensors, record), "of": self._of(point)}
+        metadata = {"checkpoint": json.dumps(seal)}
         write_atomically(self.checkpoint_path(point), safetensors.torch.save(tensors, metadata))
 
     def load_checkpoint(self, point: Point) -> Checkpoint | None:
-        """The checkpoint on the CPU, or None where there is none or its content does not fit its
-        checksum.
+        """The checkpoint on the CPU, or None where there is none, its content does not fit its
+        checksum, or it is another point's or another run's.
 
         A damaged checkpoint is as good as none: the epoch is trained again, from the one before, to
-            the same numbers.
+        the same numbers.
         """
         path = self.checkpoint_path(point)
         if not path.exists():
@@ -183,45 +239,80 @@ class RunStore:
                 # rounds a product may depend on its operands' alignment.
                 names = file.keys()
                 tensors = {name: file.get_tensor(name).clone() for name in names}
-            if _digest(tensors, metadata["record"]) == metadata["sha256"]:
+            sound = _digest(tensors, metadata["record"]) == metadata["sha256"]
+            # earlier versions did not say whose it is
+            if sound and metadata.get("of", self._of(point)) == self._of(point):
                 return Checkpoint(tensors, json.loads(metadata["record"]))
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError):
             pass
         return None
 
+    def _of(self, point: Point) -> str:
+        """Whose checkpoint it is."""
+        return f"{self._owner} {point.key}"
+
     def read_results(self) -> dict[str, Any] | None:
-        """`results.json`, or None before the first write."""
-        path = self.directory / "results.json"
-        return _read_json(path) if path.exists() else None
+        """`results.json`, or None before the first write; see `results_file.ResultsFile.read`."""
+        return self._results.read()
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes `results.json`; numbers that are not finite become null, which JSON can say."""
-        text = json.dumps(finite(results), indent=1, allow_nan=False)
-        write_atomically(self.directory / "results.json", text.encode())
+        self._refuse_lost_lock()
+        self._results.write(results)
 
     def read_traces(self) -> dict[Point, np.ndarray]:
-        """Losses (num_chains, num_draws) sampled at each measured point."""
+        """Losses (num_chains, num_draws) sampled at each measured point.
+
+        Raises:
+            RunStoreError: The file is damaged, or another run's.
+        """
         path = self.directory / "traces.npz"
         if not path.exists():
             return {}
         try:
             with np.load(path, allow_pickle=False) as archive:
                 traces = {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                comment = archive.zip.comment  # earlier versions wrote none
+            seal = json_object(comment) if comment else {}
+            if comment and seal.get("sha256") != _arrays_digest(traces):
+                raise ValueError("its content does not fit its checksum")
+            points = {_point(key): trace for key, trace in traces.items()}
+        except BROKEN_ARCHIVE as error:
             raise RunStoreError(
                 f"{path} cannot be read ({error}); remove it, then those points are measured again"
             ) from error
-        keys = {key: key.rsplit("/", 2) for key in traces}
-        return {
-            Point(title, optimizer, int(epoch)): traces[key]
-            for key, (title, optimizer, epoch) in keys.items()
-        }
+        if seal.get("of", self._owner) != self._owner:
+            raise RunStoreError(
+                f"{path} is of a run with another config; remove it, then those points are measured"
+                " again"
+            )
+        return points
 
     def write_traces(self, traces: dict[Point, np.ndarray]) -> None:
         """Writes `traces.npz`; sampled losses are noise and do not compress."""
+        self._refuse_lost_lock()
+        arrays = {point.key: trace for point, trace in traces.items()}
+        seal = {"of": self._owner, "sha256": _arrays_digest(arrays)}
         buffer = io.BytesIO()
-        np.savez(buffer, **{point.key: trace for point, trace in traces.items()})
+        np.savez(buffer, **arrays)
+        with zipfile.ZipFile(buffer, "a") as archive:
+            archive.comment = json.dumps(seal).encode()
         write_atomically(self.directory / "traces.npz", buffer.getvalue())
+
+
+def _point(key: str) -> Point:
+    """The inverse of `Point.key`."""
+    title, optimizer, epoch = key.rsplit("/", 2)
+    return Point(title, optimizer, int(epoch))
+
+
+def _arrays_digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _slug(name: str) -> str:
@@ -239,10 +330,7 @@ def _digest(tensors: dict[str, Tensor], record: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
-        return content
+        return json_object(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunStoreError(
             f"{path} cannot be read ({error}); restore it, or name another directory"
@@ -251,18 +339,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     return {
-        f"{section}.{key}": value
+        f"{section}.{key}" if key else section: value
         for section, keys in config.items()
         for key, value in (keys.items() if isinstance(keys, dict) else [("", keys)])
     }
-
-
-def finite(value):
-    """`value` with None for every float that is not finite, in nested dicts and lists too."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [finite(entry) for entry in value]
-    return value

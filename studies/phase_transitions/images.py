@@ -58,7 +58,9 @@ def _too_many(settings: Settings, images: DataSplits) -> str | None:
     itemsize = 4 if settings.experiment.model_type == "cnn" else 0
     try:
         for factory in model_factories(settings, in_shape, num_classes).values():
-            refuse_more_than_memory(num_rows, num_parameters(factory()), itemsize)
+            with torch.device("meta"):  # draws no random weights
+                size = num_parameters(factory())
+            refuse_more_than_memory(num_rows, size, itemsize)
     except ValueError as error:
         return f"data.num_hessian_batches: {settings.data.num_hessian_batches} given; {error}"
     return None

@@ -2,12 +2,14 @@
 
 import copy
 
+import dense
 import numpy as np
 import pytest
 import torch
 from fisher_oracle import dense_fisher, dense_hessian, small_problem
 from torch import nn
 from torch.nn.functional import cross_entropy
+from zoo import ANIMALS
 
 from degeneracy.curvature.fisher import fisher_operator
 from degeneracy.curvature.gap import curvature_gap
@@ -21,13 +23,13 @@ def small():
 
 def test_the_gap_is_that_of_the_dense_matrices_within_its_errors(small):
     model, inputs, labels = small
-    dense = {
+    matrices = {
         "hessian": dense_hessian(model, inputs, labels),
         "fisher": dense_fisher(model, inputs, labels, "expected"),
         "empirical": dense_fisher(model, inputs, labels, "empirical"),
     }
     gap = curvature_gap(model, (inputs, labels), num_probes=100, num_eigenvalues=3, batch_size=10)
-    for name, matrix in dense.items():
+    for name, matrix in matrices.items():
         value, error = gap.traces[name]
         assert abs(value - matrix.trace()) < 4 * error
         np.testing.assert_allclose(
@@ -35,10 +37,29 @@ def test_the_gap_is_that_of_the_dense_matrices_within_its_errors(small):
         )
     for a, b in gap.distances:
         value, error = gap.distances[a, b]
-        assert abs(value - (dense[a] - dense[b]).norm() / dense[a].norm()) < 4 * error
+        assert abs(value - (matrices[a] - matrices[b]).norm() / matrices[a].norm()) < 4 * error
         value, error = gap.trace_differences[a, b]
-        assert abs(value - (dense[a] - dense[b]).trace()) < 4 * error
+        assert abs(value - (matrices[a] - matrices[b]).trace()) < 4 * error
     assert gap.trace_differences["hessian", "fisher"][1] < 2 * gap.traces["hessian"][1]
+
+
+@pytest.mark.parametrize("name", ["ffnn squared error", "bce", "tokens", "gru"])
+def test_the_gap_is_that_of_the_dense_matrices_for_other_losses_and_models(name):
+    animal = ANIMALS[name]
+    right = {
+        "hessian": dense.dense_hessian(animal),
+        "fisher": dense.dense_fisher(animal, "expected"),
+        "empirical": dense.dense_fisher(animal, "empirical"),
+    }
+    gap = curvature_gap(
+        animal.build(), animal.data, loss_fn=animal.loss_fn, num_probes=100, batch_size=5
+    )
+    for matrix, (value, error) in gap.traces.items():
+        assert abs(value - right[matrix].trace()) < 4 * error
+        top = torch.linalg.eigvalsh(right[matrix])[-1:]
+        np.testing.assert_allclose(gap.top_eigenvalues[matrix], top, rtol=1e-6)
+    for (a, b), (value, error) in gap.distances.items():
+        assert abs(value - (right[a] - right[b]).norm() / right[a].norm()) < 4 * error
 
 
 def test_hessian_and_fisher_are_the_same_in_softmax_regression():
@@ -118,3 +139,11 @@ def test_bad_numbers_for_the_gap_are_refused(small):
     ):
         with pytest.raises(ValueError, match=message):
             curvature_gap(model, (inputs, labels), **change)
+
+
+def test_a_penalty_is_refused(small):
+    model, inputs, labels = small
+    with pytest.raises(ValueError, match="penalty is given, which has no likelihood"):
+        curvature_gap(
+            model, (inputs, labels), penalty=lambda w: sum(p.square().sum() for p in w.values())
+        )

@@ -1,19 +1,32 @@
-"""Is a Hessian's top eigenvalue that of the dense matrix, also where there is little to find?"""
+"""Are a Hessian's outermost eigenvalues those of the dense matrix, repeated ones and those of a
+loss with little curvature too?
+"""
 
+import doctest
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.func import hessian
 from torch.nn.functional import cross_entropy
 
-from degeneracy.curvature.largest import largest_curvature, loss_on
+from degeneracy.curvature import largest
+from degeneracy.curvature.fisher import exact_fisher, fisher_eigenvalues
+from degeneracy.curvature.largest import (
+    hessian_eigenpairs,
+    largest_curvature,
+    loss_on,
+    top_eigenvalues,
+)
 from degeneracy.models.known import DeepLinear, NormalCrossing, Quadratic
+from degeneracy.weights import named
 
 TOLERANCE = 0.01  # the function's own, relative
 
 
-def top_of_dense(loss, parameters):
-    """Largest eigenvalue of the Hessian as a matrix."""
+def dense_of(loss, parameters):
+    """The Hessian as a matrix."""
     sizes = [p.numel() for p in parameters.values()]
 
     def loss_of_flat(flat):
@@ -21,7 +34,24 @@ def top_of_dense(loss, parameters):
         return loss({name: piece.view(like.shape) for (name, like), piece in pieces})
 
     flat = torch.cat([p.detach().flatten() for p in parameters.values()])
-    return torch.linalg.eigvalsh(hessian(loss_of_flat)(flat))[-1].item()
+    return hessian(loss_of_flat)(flat)
+
+
+def top_of_dense(loss, parameters):
+    """Its largest eigenvalue."""
+    return torch.linalg.eigvalsh(dense_of(loss, parameters))[-1].item()
+
+
+def with_untrained_head(dtype=torch.float64):
+    """A ten-class network whose head is zero, so that p = 1/10 everywhere and F = (I − 11ᵀ/10)/10 ⊗
+    mean h hᵀ, h the features and a 1: each eigenvalue is there nine times. And its data.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(9, 20), nn.ReLU(), nn.Linear(20, 16), nn.ReLU())
+    model.append(nn.Linear(16, 10))
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    return model.to(dtype), (torch.randn(60, 9, dtype=dtype), torch.randint(10, (60,)))
 
 
 def minimum(model):
@@ -102,3 +132,60 @@ def test_negative_curvature_counts_only_where_something_positive_is_beside_it():
         0.5, rel=TOLERANCE
     )
     assert largest_curvature(lambda p: -(p["w"] ** 2).sum(), point) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_untrained_head_of_ten_classes_has_each_eigenvalue_nine_times(dtype):
+    model, data = with_untrained_head(dtype)
+    exact = exact_fisher(model, data).eigenvalues
+    for k in (1, 9, 10, 20):
+        found = fisher_eigenvalues(model, data, k)
+        np.testing.assert_allclose(found, exact[:k], atol=1e-4 * exact[0])
+    assert found[0] - found[8] < 1e-4 * found[0]
+    assert found[9] < 0.9 * found[8]
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest"])
+def test_outermost_eigenvalues_of_a_hessian_are_the_dense_ones(which):
+    model, data = with_untrained_head()
+    ascending = torch.linalg.eigvalsh(dense_of(loss_on(model, data, cross_entropy), minimum(model)))
+    exact = ascending if which == "smallest" else ascending.flip(0)
+    for k in (1, 10, 25):
+        found = top_eigenvalues(model, cross_entropy, data, k, which=which)
+        np.testing.assert_allclose(found, exact[:k], atol=1e-4 * float(ascending.abs().max()))
+
+
+def test_an_eigenvector_has_the_shapes_of_the_weights_and_the_curvature_of_its_eigenvalue():
+    model, data = with_untrained_head()
+    pairs = hessian_eigenpairs(model, cross_entropy, data, 3, tolerance=1e-8)
+    weights, loss = minimum(model), loss_on(model, data, cross_entropy)
+    directions = named(pairs.vectors, weights)
+    assert {name: part[0].shape for name, part in directions.items()} == {
+        name: weight.shape for name, weight in weights.items()
+    }
+    dense = dense_of(loss, weights)
+    for value, vector, residual in zip(pairs.values, pairs.vectors, pairs.residuals, strict=True):
+        assert (dense @ vector - value * vector).norm() == pytest.approx(residual, abs=1e-12)
+        assert residual < 1e-8 * pairs.values[0]
+
+
+def test_outermost_eigenvalues_see_all_batches():
+    model, data = with_untrained_head()
+    whole = top_eigenvalues(model, cross_entropy, data, 4)
+    np.testing.assert_allclose(
+        top_eigenvalues(model, cross_entropy, data, 4, batch_size=17), whole, rtol=1e-6
+    )
+
+
+def test_impossible_numbers_are_refused():
+    model, data = with_untrained_head()
+    with pytest.raises(ValueError, match="which = 'top'; allowed"):
+        top_eigenvalues(model, cross_entropy, data, 1, which="top")
+    with pytest.raises(ValueError, match="k = 10000; allowed: 1 to the number of weights"):
+        hessian_eigenpairs(model, cross_entropy, data, 10_000)
+
+
+def test_the_examples_in_the_docstrings():
+    result = doctest.testmod(largest)
+    assert result.attempted > 8
+    assert result.failed == 0

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from degeneracy.llc.chains import Problem
-from degeneracy.llc.estimate import loss_of, mean_loss
+from degeneracy.llc.chains import Problem, problem_of
+from degeneracy.llc.estimate import mean_loss
+from degeneracy.objective.loss import Objective, objective_of
 
 
 class Case(NamedTuple):
@@ -29,8 +30,11 @@ class Case(NamedTuple):
         return mean_loss(self.model, self.data, self.loss_fn)
 
     def problem(self, batch_size: int | None = None) -> Problem:
-        batch_size = batch_size or len(self.data[0])
-        return Problem(loss_of(self.model, self.loss_fn), self.data, batch_size)
+        return problem_of(self.objective, batch_size or len(self.data[0]))._replace(losses=None)
+
+    @property
+    def objective(self) -> Objective:
+        return objective_of(self.model, self.loss_fn, self.data)
 
 
 def half_mse(outputs: Tensor, targets: Tensor) -> Tensor:

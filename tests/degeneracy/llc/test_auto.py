@@ -45,17 +45,9 @@ def of_case(case, state=None, batch_size: int = 100, loss_fn=None, **change):
 
 def place_of(case, nbeta: float = 60.0, batch_size: int = 100, **change):
     settings = SamplerSettings(localization=50.0, nbeta=nbeta, **change)
-    problem, state = case.problem(batch_size), case.model.state_dict()
-    return prepared(
-        case.model,
-        state,
-        problem,
-        case.weights,
-        case.init_loss,
-        settings.nbeta,
-        settings,
-        case.loss_fn,
-    ), settings
+    problem = case.problem(batch_size)
+    given = problem, case.weights, case.init_loss, settings.nbeta, settings
+    return prepared(case.objective, *given), settings
 
 
 # ---- coordinates, minibatch, step, length --------------------------------------------------------
@@ -96,16 +88,8 @@ def test_far_from_the_checkpoint_its_curvature_is_not_used(classification):
     case = classification
     for localization, near in ((100.0, True), (1.0, False)):
         settings = SamplerSettings(localization=localization, nbeta=1e4)
-        place = prepared(
-            case.model,
-            case.model.state_dict(),
-            case.problem(100),
-            case.weights,
-            case.init_loss,
-            1e4,
-            settings,
-            case.loss_fn,
-        )
+        given = case.problem(100), case.weights, case.init_loss, 1e4, settings
+        place = prepared(case.objective, *given)
         plan = planned(place, 1e4, settings, 0.1)
         assert place.near is near
         assert place.controlled is near
@@ -202,9 +186,7 @@ def test_starts_are_narrower_where_the_loss_is_flat_at_the_checkpoint_only():
     for shape, spread in ((model, False), (Quadratic([1e-6] * 3), True)):
         weights = {name: p.detach() for name, p in shape.named_parameters()}
         problem = Problem(shape.population_loss, (), 0)
-        place = prepared(
-            shape, shape.state_dict(), problem, weights, 0.0, 1e6, settings, cross_entropy
-        )
+        place = prepared(None, problem, weights, 0.0, 1e6, settings)
         assert (place.spread == 1.0) is spread
 
 

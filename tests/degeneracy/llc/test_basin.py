@@ -10,8 +10,8 @@ from degeneracy.llc import coordinates
 from degeneracy.llc.auto import extremes
 from degeneracy.llc.basin import Basin, bottom
 from degeneracy.llc.chains import Problem
-from degeneracy.llc.estimate import loss_of
 from degeneracy.llc.langevin import full_gradient
+from degeneracy.objective.loss import objective_of
 
 NBETA, GAMMA = 100.0, 20.0
 
@@ -43,7 +43,7 @@ def found_and_expected(data, distance: float, kind: str):
     """
     model = away(data, distance)
     weights = {"weight": model.weight.detach()}
-    problem = Problem(loss_of(model, half_mse), data, 1)
+    problem = Problem(objective_of(model, half_mse, data).loss, data, 1)
     at = (
         coordinates.flat(problem.loss, weights)
         if kind == "none"
@@ -107,7 +107,7 @@ def test_a_bottom_that_was_not_reached_is_flagged():
     """Steps a thousand times too long climb; they are halved, eight times at most."""
     data, nbeta = samples(500), 1e4
     model = away(data, 0.3)
-    problem = Problem(loss_of(model, half_mse), data, 1)
+    problem = Problem(objective_of(model, half_mse, data).loss, data, 1)
     at = coordinates.flat(problem.loss, {"weight": model.weight.detach()})
     assert extremes(at, data, nbeta, GAMMA)[0] > 2 * 2**8
     found = bottom(problem, at, nbeta, GAMMA, stiffness=1.0)
@@ -145,7 +145,7 @@ def test_loss_that_is_infinite_on_the_way_down_is_not_taken_for_lower(regression
     model, data, loss_fn, _ = regression
     weights = {name: w + 0.3 for name, w in regression.weights.items()}
     origin = torch.cat([w.flatten() for w in weights.values()])
-    smooth = loss_of(model, loss_fn)
+    smooth = objective_of(model, loss_fn, data).loss
 
     def loss(parameters, *batch):
         row = torch.cat([w.flatten() for w in parameters.values()])

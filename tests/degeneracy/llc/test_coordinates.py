@@ -10,9 +10,10 @@ from torch.nn.functional import cross_entropy, linear
 
 from degeneracy.curvature.kfac import kfac_eigenvalues, kfac_factors
 from degeneracy.llc import coordinates
-from degeneracy.llc.estimate import estimate_llcs, loss_of
+from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.models.known import Quadratic
+from degeneracy.objective.loss import objective_of
 from degeneracy.weights import flattened, named
 
 
@@ -56,8 +57,9 @@ def turned(request):
     model, inputs = MODELS[request.param]()
     model, data = model.double(), (inputs, LABELS)
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    at = coordinates.kfac(model, model.state_dict(), data, cross_entropy, 0)
-    return at, coordinates.flat(loss_of(model, cross_entropy), weights), data, model
+    objective = objective_of(model, cross_entropy, data)
+    at = coordinates.kfac(objective, data, 0)
+    return at, coordinates.flat(objective.loss, weights), data, model
 
 
 def dense_hessian(at: coordinates.Coordinates, data) -> torch.Tensor:
@@ -97,7 +99,7 @@ def test_with_one_layer_and_one_sample_the_curvature_is_the_fishers_whole_diagon
     """A ⊗ B is then exact, and in its eigenbasis the Fisher, here the Hessian, is diagonal."""
     torch.manual_seed(0)
     model, data = nn.Linear(4, 3, bias=bias).double(), (ROWS[:1], LABELS[:1])
-    at = coordinates.kfac(model, model.state_dict(), data, cross_entropy, 0)
+    at = coordinates.kfac(objective_of(model, cross_entropy, data), data, 0)
     torch.testing.assert_close(
         dense_hessian(at, data), torch.diag(at.curvature), rtol=1e-9, atol=1e-12
     )
@@ -108,7 +110,8 @@ def test_it_is_the_checkpoint_that_is_turned_and_the_model_stays():
     model = nn.Linear(4, 3).double()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     other = {name: 2 * tensor for name, tensor in before.items()}
-    at = coordinates.kfac(model, other, (ROWS, LABELS), cross_entropy, 0)
+    data = ROWS, LABELS
+    at = coordinates.kfac(objective_of(model, cross_entropy, data).at(other), data, 0)
     expected = cross_entropy(functional_call(model, other, (ROWS,)), LABELS)
     torch.testing.assert_close(at.loss(at.weights, ROWS, LABELS), expected)
     assert all(torch.equal(before[name], w) for name, w in model.state_dict().items())
@@ -118,7 +121,8 @@ def test_frozen_layers_stay_as_they_are():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     model[0].requires_grad_(False)
-    at = coordinates.kfac(model, model.state_dict(), (ROWS, LABELS), cross_entropy, 0)
+    data = ROWS, LABELS
+    at = coordinates.kfac(objective_of(model, cross_entropy, data), data, 0)
     assert sum(w.numel() for w in at.weights.values()) == 18
     expected = cross_entropy(model(ROWS), LABELS)
     torch.testing.assert_close(at.loss(at.weights, ROWS, LABELS), expected)
@@ -198,7 +202,7 @@ def unreached(name: str):
 def test_what_kfac_does_not_reach_is_refused_by_name(name):
     model, data, loss_fn, match = unreached(name)
     with pytest.raises(ValueError, match=match):
-        coordinates.kfac(model, model.state_dict(), data, loss_fn, 0)
+        coordinates.kfac(objective_of(model, loss_fn, data), data, 0)
 
 
 @pytest.mark.parametrize("name", ["another loss", "tied weights", "a layer of one's own"])

@@ -62,6 +62,8 @@ DEFAULTS = {
         "num_burnin_steps": None,
         "localization": 100,
         "sampler_lr": None,
+        "thinning": 1,
+        "micro_batch_size": None,
         "diffusion_factor": 0.01,
         "nbeta": "batch",
         "backend": "batched",

@@ -51,6 +51,7 @@ def test_the_run_directory_holds_what_it_should(swap):
         ".lock",
         "config.json",
         "results.json",
+        "results.previous.json",
         "traces.npz",
         "report.html",
         "checkpoints",
