@@ -24,9 +24,11 @@ from degeneracy.weights import flattened, named
 
 TRIED = 16  # samples on which model and loss are tried
 CLASSES = 32  # classes of which each has a sample among them, where there are as many
-FIRST = 4096  # samples among which those of single classes are looked for
+FIRST = 2**20  # samples among which those of single classes are looked for
 DIRECTIONS = 3  # in which a gradient is compared with the loss's change
-NUDGE, NEAR = 1e-6, 1e-3  # of the weights: for that change, and how far beside them
+NUDGES, NEAR = (1e-6, 1e-8), 1e-3  # of the weights: for that change, and how far beside them
+DIFFERENTIATED = 4  # samples of which derivatives are compared so
+EPSILON = torch.finfo(torch.float32).eps  # whatever the weights are: something may be float32
 UNLIKE, NOISE = 1e-3, 1e-7  # relative error that is taken for another derivative; rounding
 ERRORS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError)
 
@@ -63,6 +65,12 @@ def refuse_training_behaviour(model: nn.Module) -> None:
             " one sample is defined; call model.eval() (with track_running_stats=True), or"
             " replace the layer"
         )
+    for name, layer in model.named_modules():
+        if getattr(layer, "max_norm", None) is not None and hasattr(layer, "num_embeddings"):
+            raise ValueError(
+                f"{name or 'the model'} is an embedding with max_norm, which changes its weights in"
+                " its forward pass: there is no loss L(w) to speak of; set max_norm to None"
+            )
     for shown, _ in random_layers(model):
         raise ValueError(
             f"{shown} in training mode: its loss is random, not a function of w; call model.eval()"
@@ -77,12 +85,20 @@ def few_samples(data: Data) -> Batch:
 
 
 def _one_a_class(data: Data) -> list[int]:
+    """A sample of every value that targets have, the rarest first; and the ends of their range."""
     targets = data.whole.targets if isinstance(data, InMemory) else None
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != 1:
+    if not isinstance(targets, Tensor) or targets.numel() != len(targets):
         return []
-    values = targets[:FIRST].tolist()
-    first = {value: i for i, value in reversed(list(enumerate(values)))}
-    return [*sorted(first.values())[:CLASSES], int(targets.argmin()), int(targets.argmax())]
+    flat = targets.flatten()[:FIRST]
+    flat = flat.long() if flat.dtype == torch.bool else flat
+    values, where, counts = flat.unique(return_inverse=True, return_counts=True)
+    if len(values) > FIRST // 64:
+        return [int(flat.argmin()), int(flat.argmax())]  # numbers, not classes
+    first = torch.full_like(counts, len(flat)).scatter_reduce(
+        0, where, torch.arange(len(flat), device=flat.device), "amin"
+    )
+    rarest = counts.argsort()[:CLASSES]
+    return [*first[rarest].tolist(), int(flat.argmin()), int(flat.argmax())]
 
 
 # ---- the model -----------------------------------------------------------------------------------
@@ -94,9 +110,9 @@ def _tried_model(objective: Objective, batch: Batch) -> Any:
     and its weights.
     """
     before = {name: tensor.clone() for name, tensor in objective.fixed.items()}
-    seen = _Halves()
+    seen = Narrower(HALVES)
     try:
-        with seen:
+        with seen, torch.enable_grad():
             outputs = objective.outputs(objective.weights, batch.inputs)
         again = objective.outputs(objective.weights, batch.inputs)
     except ERRORS as error:
@@ -119,6 +135,13 @@ def _tried_model(objective: Objective, batch: Batch) -> Any:
         raise ValueError(
             f"the model's outputs hold {strange[0]}; allowed: a tensor or a tree of tensors; say"
             " with forward=lambda model, inputs: … which of its outputs the loss takes"
+        )
+    if any(leaf.requires_grad for leaf in leaves):
+        raise ValueError(
+            "the model's outputs hang on tensors that require a gradient and are none of its"
+            " parameters by name: does it keep weights in a list, a dict or a view, or use another"
+            " model's? Their derivatives would be left out; register them (nn.ParameterList,"
+            " nn.ParameterDict, nn.Module), or detach what is to stay fixed"
         )
     if not all(_alike(*pair) for pair in zip(leaves, tree_flatten(again)[0], strict=True)):
         raise ValueError(
@@ -144,15 +167,17 @@ def _cannot_take(objective: Objective, batch: Batch, error: Exception) -> str:
     return f"{reason}: {error}"
 
 
-class _Halves(TorchDispatchMode):
-    """The first operation that returned half precision."""
+class Narrower(TorchDispatchMode):
+    """The first operation that returned numbers of one of these types."""
 
-    operation = ""
+    def __init__(self, types: tuple[torch.dtype, ...]):
+        super().__init__()
+        self.types, self.operation = types, ""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
         for leaf in tree_flatten(found)[0]:
-            if isinstance(leaf, Tensor) and leaf.dtype in HALVES and not self.operation:
+            if isinstance(leaf, Tensor) and leaf.dtype in self.types and not self.operation:
                 self.operation = str(func)
         return found
 
@@ -245,36 +270,58 @@ def _check_gradient(objective: Objective, batch: Batch) -> None:
     In float64, beside the weights that were given, where a kink may be; padding of embeddings left
     out. What float64 cannot run is not looked at.
     """
-    generator = torch.Generator().manual_seed(0)
-    there = _in_float64(objective, generator)
-    wide = Batch(*tree_map(_widened, tuple(batch)))
-    loss = partial(there.batch_loss, batch=wide)
-    try:
-        slope, value = gradient_of(loss, there.weights)
-        row, wrong = flattened(there.weights), []
-        reach = NUDGE * (1 + float(row.norm()))
-        for _ in range(DIRECTIONS):
-            away = torch.randn(len(row), generator=generator, dtype=row.dtype).to(row)
-            away /= away.norm()
-            ends = [
-                float(loss(named(row + sign * reach * away, there.weights))) for sign in (1, -1)
-            ]
-            found, expected = (ends[0] - ends[1]) / (2 * reach), float(slope @ away)
-            apart = abs(found - expected)
-            if apart > UNLIKE * (abs(found) + abs(expected)) + NOISE * max(1.0, abs(float(value))):
-                wrong.append((found, expected))
-    except ERRORS:
+    wide = _widened_loss(objective, batch)
+    if wide is None:
         return
-    if len(wrong) > DIRECTIONS // 2:
-        raise ValueError(
-            f"the gradient is not that of the loss: along a direction the loss changes at a rate of"
-            f" {wrong[0][0]:.4g}, and the gradient says {wrong[0][1]:.4g}; does a hook or an"
-            " autograd.Function change gradients, or .detach() or no_grad() leave out a part that"
-            " hangs on the weights?"
-        )
+    loss, weights = wide
+    slope, value = gradient_of(loss, weights)
+    row, wrong, right = flattened(weights), (0.0, 0.0), set()
+    for number, (away, reach) in enumerate(_moves(row)):
+        ends = [float(loss(named(row + sign * reach * away, weights))) for sign in (1, -1)]
+        found, expected = (ends[0] - ends[1]) / (2 * reach), float(slope @ away)
+        noise = NOISE * max(1.0, abs(float(value)))
+        if abs(found - expected) <= UNLIKE * (abs(found) + abs(expected)) + noise:
+            right.add(number // len(NUDGES))
+        else:
+            wrong = found, expected
+        # A kink on the way makes it otherwise, and chance may make one direction agree.
+        if len(right) > DIRECTIONS // 2:
+            return
+    raise ValueError(
+        f"the gradient is not that of the loss: along a direction the loss changes at a rate of"
+        f" {wrong[0]:.4g}, and the gradient says {wrong[1]:.4g}; does a hook or an"
+        " autograd.Function change gradients, or .detach() or no_grad() leave out a part that"
+        " hangs on the weights?"
+    )
 
 
-def _in_float64(objective: Objective, generator: torch.Generator) -> Objective:
+def _moves(row: Tensor) -> Iterator[tuple[Tensor, float]]:
+    """Random directions of length 1, and how far to go along them."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(DIRECTIONS):
+        away = torch.randn(len(row), generator=generator, dtype=row.dtype).to(row)
+        for nudge in NUDGES:
+            yield away / away.norm(), nudge * (1 + float(row.norm()))
+
+
+def _widened_loss(objective: Objective, batch: Batch) -> tuple[Callable, dict] | None:
+    """The loss of a few of the samples in float64, and weights near the objective's; None where
+    something on the way is narrower all the same.
+    """
+    there = _in_float64(objective)
+    few = Batch(*tree_map(_widened, tuple(batch.take(slice(0, DIFFERENTIATED)))))
+    loss = partial(there.batch_loss, batch=few)
+    seen = Narrower((*HALVES, torch.float32))
+    try:
+        with seen:
+            slope, _ = gradient_of(loss, there.weights)
+    except ERRORS:
+        return None
+    return None if seen.operation or not torch.isfinite(slope).all() else (loss, there.weights)
+
+
+def _in_float64(objective: Objective) -> Objective:
+    generator = torch.Generator().manual_seed(1)
     fixed = {name: _widened(tensor) for name, tensor in objective.fixed.items()}
     masks = objective.masks | without_padding(
         objective.model, list(objective.weights), objective.masks, fixed
@@ -282,7 +329,7 @@ def _in_float64(objective: Objective, generator: torch.Generator) -> Objective:
     weights = {}
     for name in objective.weights:
         whole = fixed[name]
-        size = NEAR * (float(whole.square().mean().sqrt()) + NEAR)
+        size = NEAR * (float(whole.square().mean().sqrt()) + 0.1)  # also of zeros
         noise = torch.randn(whole.shape, generator=generator, dtype=torch.float64)
         fixed[name] = whole + size * noise.to(whole.device)
         if name in masks:
@@ -303,36 +350,27 @@ def check_second_derivatives(objective: Objective) -> None:
     In float64, as the gradient; where float64 cannot be run, products are to be symmetric.
     """
     batch = few_samples(objective.data)
-    generator = torch.Generator().manual_seed(0)
-    try:
-        there = _in_float64(objective, generator)
-        loss = partial(there.batch_loss, batch=Batch(*tree_map(_widened, tuple(batch))))
-        row = flattened(there.weights)
-        gradient_of(loss, there.weights)
-    except ERRORS:
-        _check_symmetric(objective, batch)
+    wide = _widened_loss(objective, batch)
+    if wide is None:
+        _check_symmetric(objective, batch.take(slice(0, DIFFERENTIATED)))
         return
-    away = torch.randn(DIRECTIONS, len(row), generator=generator, dtype=row.dtype).to(row)
-    away /= away.norm(dim=1, keepdim=True)
-    images = hessian_products(loss, there.weights)(away)
-    reach, wrong = NUDGE * (1 + float(row.norm())), []
-    for direction, image in zip(away, images, strict=True):
-        ends = [
-            gradient_of(loss, named(row + sign * reach * direction, there.weights))[0]
-            for sign in (1, -1)
-        ]
+    loss, weights = wide
+    row, wrong = flattened(weights), (0.0, 0.0)
+    products = hessian_products(loss, weights, at_once=1)
+    for away, reach in _moves(row):
+        image = products(away[None])[0]
+        ends = [gradient_of(loss, named(row + sign * reach * away, weights))[0] for sign in (1, -1)]
         found = (ends[0] - ends[1]) / (2 * reach)
-        sizes = float(found.norm()), float(image.norm())
+        wrong = float(found.norm()), float(image.norm())
         noise = NOISE * max(1.0, float(ends[0].norm()))
-        if float((found - image).norm()) > 10 * UNLIKE * sum(sizes) + noise:
-            wrong.append(sizes)
-    if len(wrong) > DIRECTIONS // 2:
-        raise ValueError(
-            "the second derivative is not that of the loss: along a direction the gradient changes"
-            f" at a rate of {wrong[0][0]:.4g}, and a product with the Hessian has the length"
-            f" {wrong[0][1]:.4g}; an operation's second derivative is missing or wrong, as one of"
-            " an autograd.Function may be"
-        )
+        if float((found - image).norm()) <= 10 * UNLIKE * sum(wrong) + noise:
+            return
+    raise ValueError(
+        "the second derivative is not that of the loss: along a direction the gradient changes"
+        f" at a rate of {wrong[0]:.4g}, and a product with the Hessian has the length"
+        f" {wrong[1]:.4g}; an operation's second derivative is missing or wrong, as one of"
+        " an autograd.Function may be"
+    )
 
 
 def _check_symmetric(objective: Objective, batch: Batch) -> None:
@@ -343,7 +381,7 @@ def _check_symmetric(objective: Objective, batch: Batch) -> None:
     images = hessian_products(partial(objective.batch_loss, batch=batch), weights)(pair)
     one, other = float(pair[0] @ images[1]), float(pair[1] @ images[0])
     size = float(pair[0].norm() * images[1].norm())
-    if abs(one - other) > 1e4 * torch.finfo(row.dtype).eps * size:
+    if abs(one - other) > 1e4 * EPSILON * size:
         raise ValueError(
             f"the loss's second derivatives are not symmetric (uᵀHv = {one:.6g}, vᵀHu ="
             f" {other:.6g}): an operation's second derivative is wrong, as one of an"
@@ -367,11 +405,11 @@ def _check_mean(objective: Objective, outputs: Any, batch: Batch) -> None:
     if _has_rows(outputs, batch.size):
         scale = float(tried_loss(bare, mixed, batch.targets))
         parts = list(_losses_of_outputs(bare, mixed, batch.targets, batch.size))
-        if parts and not _is_mean(scale, parts, outputs):
+        if parts and not _is_mean(scale, parts):
             _refuse_not_mean(scale, parts, outputs, batch)
     plain = float(bare(outputs, batch.targets))
     alone = list(_losses_alone(objective, batch))
-    if alone and not _is_mean(plain, alone, outputs, scale):
+    if alone and not _is_mean(plain, alone, scale):
         _refuse_not_mean(plain, alone, outputs, batch)
 
 
@@ -405,9 +443,7 @@ def _losses_of_outputs(
         return
 
 
-def _is_mean(
-    whole: float, parts: list[tuple[int, float]], outputs: Any, scale: float = 0.0
-) -> bool:
+def _is_mean(whole: float, parts: list[tuple[int, float]], scale: float = 0.0) -> bool:
     """To rounding, which is that of a loss as large as `scale`, of other outputs, too."""
     mean = _mean(parts)
     if not math.isfinite(whole):
@@ -415,9 +451,8 @@ def _is_mean(
     if not math.isfinite(mean):
         return False
     size = max(abs(whole), *(abs(loss) for _, loss in parts))
-    epsilon = torch.finfo(tree_flatten(outputs)[0][0].dtype).eps
-    rounding = epsilon * abs(scale) if math.isfinite(scale) else 0.0
-    return abs(mean - whole) <= max(1000 * epsilon, 1e-8) * size + rounding + 1e-30
+    rounding = EPSILON * abs(scale) if math.isfinite(scale) else 0.0
+    return abs(mean - whole) <= 1000 * EPSILON * size + rounding + 1e-30
 
 
 def _mean(parts: list[tuple[int, float]]) -> float:
@@ -475,7 +510,7 @@ def _has_rows(outputs: Any, count: int) -> bool:
 def _alike(one: Tensor, other: Tensor, times: float = 100.0) -> bool:
     if not one.is_floating_point():
         return torch.equal(one, other)
-    epsilon = times * torch.finfo(one.dtype).eps
+    epsilon = times * EPSILON
     finite = one[torch.isfinite(one)]
     size = float(finite.abs().max()) if finite.numel() else 1.0
     return torch.allclose(one, other, rtol=epsilon, atol=epsilon * size, equal_nan=True)

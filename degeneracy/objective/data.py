@@ -246,8 +246,12 @@ def drawn(total: int, count: int, seed: int) -> Tensor:
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Half-precision numbers as float32, others as they are."""
-    return tensor.float() if tensor.dtype in HALVES else tensor
+    """Half-precision numbers as float32, others as they are; what was made in inference mode, where
+    it cannot be differentiated by, as a copy.
+    """
+    if tensor.dtype in HALVES:
+        return tensor.float()
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def check_finite_data(batch: Batch, where: str = "") -> None:

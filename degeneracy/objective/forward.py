@@ -8,6 +8,7 @@ right, and what cannot be copied can be measured. Whatever it keeps on the way i
 import importlib
 import inspect
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,14 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn, norm_except_dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import embedding
 from torch.utils import checkpoint
 
 from degeneracy.objective.data import full_precision
 
 # whose name in `torch.nn.utils` is that of a function
+EMBEDDING = torch.nn.functional.embedding
 EMBEDDING_BAG = torch.nn.functional.embedding_bag
 old_weight_norm = importlib.import_module("torch.nn.utils.weight_norm")
+
+SMALL = 2**16  # entries of tensors that are put back where a forward pass changes them
 
 Forward = Callable[[nn.Module, Any], Any]  # (model, inputs) → outputs
 
@@ -180,11 +183,19 @@ def _embedding_bag(ids: Tensor, weight: Tensor, offsets=None, *given: Any, **nam
     weighted = call.arguments["per_sample_weights"] is not None
     if ids.ndim != 2 or mode == "max" or padding is not None or weighted:
         return EMBEDDING_BAG(*call.args, **call.kwargs)
-    found = embedding(ids, weight)
+    found = EMBEDDING(ids, weight)
     return found.mean(1) if mode == "mean" else found.sum(1)
 
 
+def _embedding(
+    ids: Tensor, weight: Tensor, padding_idx=None, max_norm=None, norm_type=2.0, *_: Any, **__: Any
+) -> Tensor:
+    """With gradients that are dense, and not scaled by how often an index comes."""
+    return EMBEDDING(ids, weight, padding_idx, max_norm, norm_type)
+
+
 REPLACED = [
+    (torch.nn.functional, "embedding", _embedding),
     (torch.nn.functional, "embedding_bag", _embedding_bag),
     (checkpoint, "CheckpointFunction", _Directly),
     (checkpoint, "_checkpoint_without_reentrant_generator", _nothing_again),
@@ -208,13 +219,14 @@ def _replaced() -> Iterator[None]:
 
 @contextmanager
 def _put_back(model: nn.Module) -> Iterator[None]:
-    """What modules keep as attributes, and in lists and dicts of theirs, is put back afterwards."""
+    """What modules keep as attributes is put back: numbers, tensors, what containers hold."""
     kept = [(part, dict(part.__dict__)) for part in model.modules()]
     inside = [
-        (value, value.copy())
+        one
         for _, attributes in kept
         for name, value in attributes.items()
-        if not name.startswith("_") and type(value) in (list, dict)
+        if not name.startswith("_")
+        for one in _contents(value)
     ]
     try:
         yield
@@ -222,6 +234,21 @@ def _put_back(model: nn.Module) -> Iterator[None]:
         for part, attributes in kept:
             part.__dict__.clear()
             part.__dict__.update(attributes)
-        for value, content in inside:
+        for value, content, version in inside:
+            if isinstance(value, Tensor):
+                if value._version != version:
+                    with torch.no_grad():
+                        value.copy_(content)
+                continue
             value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
+            value.extend(content) if isinstance(value, list | deque) else value.update(content)
+
+
+def _contents(value: Any) -> Iterator[tuple[Any, Any, int]]:
+    """(container, a copy, 0) of all that lie in each other; of small tensors their version."""
+    if type(value) in (list, dict, set, deque):
+        yield value, value.copy(), 0
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _contents(part)
+    elif type(value) is Tensor and value.numel() <= SMALL and not value.is_inference():
+        yield value, value.detach().clone(), value._version

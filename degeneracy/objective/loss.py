@@ -154,6 +154,11 @@ def objective_of(
     Raises:
         ValueError: No weights, names or shapes that the model does not have, or as `as_data` says.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "called inside torch.inference_mode(), where nothing can be differentiated; call it"
+            " outside, or use torch.no_grad()"
+        )
     called = Called(model, forward)
     fixed = called.state()
     trained = {name: p for name, p in called.model.named_parameters() if p.requires_grad}

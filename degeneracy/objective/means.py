@@ -36,8 +36,11 @@ class WeightedMean:
 
 
 def is_by_class(loss_fn: Callable) -> bool:
-    """Whether labels are class indices, in PyTorch's cross-entropy or negative log-likelihood."""
-    return isinstance(loss_fn, BY_CLASS) or _function(loss_fn) in FUNCTIONS
+    """Whether this is PyTorch's cross-entropy or negative log-likelihood, and no kind of one's
+    own.
+    """
+    own = getattr(type(loss_fn), "forward", None)
+    return own in [kind.forward for kind in BY_CLASS] or _function(loss_fn) in FUNCTIONS
 
 
 def class_options(loss_fn: Callable) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def test_sums_are_refused_as_such(count, seed, scale):
 @pytest.mark.filterwarnings("ignore:Using a target size")
 def test_losses_that_broadcast_are_refused_with_both_shapes(count, seed):
     inputs, targets = values(count, seed)
-    message = rf"\({min(count, 16)}, 1\) .* broadcast.*targets\[:, None"
+    message = r"\(\d+, 1\) .* broadcast.*targets\[:, None"
     with pytest.raises(ValueError, match=message):
         checked(network(1), mse_loss, (inputs, targets[:, 0]))
 
