@@ -72,6 +72,7 @@ bench: venv-dev  ## time training, sampling and curvature against their peers, c
 	$(QUIET_BARS) $(BIN)/python benchmarks/llc_accuracy.py
 	$(QUIET_BARS) $(BIN)/python benchmarks/curvature_speed.py
 	$(QUIET_BARS) $(BIN)/python benchmarks/curvature_accuracy.py
+	$(QUIET_BARS) $(BIN)/python benchmarks/eigenvalues.py
 
 bench-full: venv-dev  ## exact values up to 10⁶ weights, not run through yet
 	$(QUIET_BARS) $(BIN)/python benchmarks/llc_accuracy.py --full
