@@ -12,7 +12,12 @@ from degeneracy.curvature.fisher import (
     fisher_trace,
 )
 from degeneracy.curvature.kfac import kfac_eigenvalues, kfac_factors, kfac_trace
-from degeneracy.curvature.largest import largest_curvature, loss_on, top_eigenvalues
+from degeneracy.curvature.largest import (
+    hessian_eigenpairs,
+    largest_curvature,
+    loss_on,
+    top_eigenvalues,
+)
 from degeneracy.curvature.layers import layer_curvature
 from degeneracy.curvature.spectrum import (
     count_above,
@@ -30,6 +35,7 @@ __all__ = [
     "fisher_eigenpairs",
     "fisher_eigenvalues",
     "fisher_trace",
+    "hessian_eigenpairs",
     "hessian_spectrum",
     "hessian_trace",
     "kfac_eigenvalues",
