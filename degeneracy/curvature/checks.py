@@ -35,10 +35,18 @@ def checked_objective(
     """
     check_at_least_one(batch_size=batch_size)
     objective = objective_of(model, loss_fn, data, **options)
+    check_weights(objective, "curvature")
+    check_objective(objective)
+    check_second_derivatives(objective)
+    return objective
+
+
+def check_weights(objective: Objective, matrix: str) -> None:
+    """Raises ValueError where there are no weights, several kinds of them, or some not finite."""
     weights = objective.weights
     if not weights:
         raise ValueError(
-            "the model has no weights that require a gradient, so its curvature has no dimensions;"
+            f"the model has no weights that require a gradient, so its {matrix} has no dimensions;"
             " give a model with parameters, or unfreeze some with requires_grad_(True)"
         )
     check_one_kind(weights)
@@ -47,9 +55,6 @@ def checked_objective(
         raise NotFiniteError(
             f"{broken[0]} holds weights that are not finite; measure before training diverged"
         )
-    check_objective(objective)
-    check_second_derivatives(objective)
-    return objective
 
 
 def check_at_least_one(**numbers: int) -> None:

@@ -16,61 +16,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
 
 from degeneracy.curvature.operators import ROWS_AT_ONCE
+from degeneracy.objective.derivatives import leaves_of, pull_back
 from degeneracy.objective.loss import Objective
 from degeneracy.weights import named
 
-Rows = list[Float[Tensor, "k ..."]]
 SampleGradients = Callable[[Any, Float[Tensor, "n k ..."]], Float[Tensor, "n k d"]]
 SAME = 1e-4  # relative error at which gradients in float32 are taken for the same
-
-
-def pull_back(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], together: bool = True
-) -> Callable[[Rows], Rows]:
-    """Rows u of `outputs` to rows Jᵀu of `inputs`, J = ∂outputs/∂inputs; zeros for inputs that they
-    do not hang on.
-
-    The graph is kept. Rows are multiplied `together` where every operation has a rule for that,
-    else one by one.
-    """
-    outputs, inputs = list(outputs), list(inputs)
-    given = {"retain_graph": True, "allow_unused": True}
-    live = [i for i, output in enumerate(outputs) if output.requires_grad]
-    own = [outputs[i] for i in live]
-    reached = [x for x in inputs if x.requires_grad]
-
-    def some(rows: Rows) -> list[Tensor | None]:
-        return list(torch.autograd.grad(own, reached, rows, is_grads_batched=True, **given))
-
-    def one_by_one(rows: Rows) -> list[Tensor | None]:
-        each = [torch.autograd.grad(own, reached, row, **given) for row in zip(*rows, strict=True)]
-        return [
-            None if parts[0] is None else torch.stack(parts) for parts in zip(*each, strict=True)
-        ]
-
-    def pulled(rows: Rows) -> Rows:
-        nonlocal together
-        count, found = len(rows[0]) if rows else 0, None
-        mine = [rows[i] for i in live]
-        if not own or not reached:
-            found = [None] * len(reached)
-        elif together and count > 1:
-            try:
-                found = some(mine)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, ValueError):  # no rule for many at a time, or a hook has none
-                together = False
-        if found is None:
-            found = one_by_one(mine)
-        parts = iter(found)
-        whole = [next(parts) if x.requires_grad else None for x in inputs]
-        return [
-            part.detach() if part is not None else x.new_zeros(count, *x.shape)
-            for part, x in zip(whole, inputs, strict=True)
-        ]
-
-    return pulled
 
 
 class Jacobian:
@@ -200,8 +151,3 @@ def rows_pay(model: nn.Module, device: torch.device) -> bool:
     """
     convolves = any(isinstance(part, _ConvNd) for part in model.modules())
     return device.type != "cpu" or not convolves
-
-
-def leaves_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as leaves of a graph."""
-    return {name: weight.detach().requires_grad_() for name, weight in weights.items()}

@@ -27,8 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from degeneracy.checks import check_one_kind
-from degeneracy.curvature.checks import NotFiniteError, check_at_least_one
+from degeneracy.curvature.checks import check_at_least_one, check_weights
 from degeneracy.objective.checks import check_objective, few_samples
 from degeneracy.objective.forward import running
 from degeneracy.objective.loss import Objective, objective_of
@@ -265,27 +264,10 @@ def fisher_terms(
     refuse_penalty(options)
     check_at_least_one(batch_size=batch_size)
     objective = objective_of(model, loss_fn, data, **options)
-    _check_weights(objective)
+    check_weights(objective, "Fisher information")
     with running(objective.model):  # which puts back what hooks keep on the way
         check_objective(objective)
         return terms_of(objective, kind, seed, batch_size)
-
-
-def _check_weights(objective: Objective) -> None:
-    """Raises ValueError where there are none, or they are not finite; that they can be
-    differentiated twice, as `curvature.checks.checked_objective` wants, F does not need.
-    """
-    if not objective.weights:
-        raise ValueError(
-            "the model has no weights that require a gradient, so its Fisher information has no"
-            " dimensions; give a model with parameters, or unfreeze some with requires_grad_(True)"
-        )
-    check_one_kind(objective.weights)
-    for name, weight in objective.weights.items():
-        if not torch.isfinite(weight).all():
-            raise NotFiniteError(
-                f"{name} holds weights that are not finite; measure before training diverged"
-            )
 
 
 def refuse_penalty(options: Mapping[str, Any]) -> None:

@@ -3,8 +3,9 @@ all its rows.
 
 Every chain is a row. The gradients of a group of rows come from one `vmap(grad_and_value)`,
 recorded once as a plain list of tensor operations (`make_fx`), so that a draw costs matrix products
-and random numbers and little else. On CUDA a group is as large as memory allows; on a CPU it is as
-large as a core's cache, and every core advances a group of its own, so ask for at least as many
+and random numbers and little else; where an operation has no rule for many, chains are taken one
+after the other. On CUDA a group is as large as memory allows; on a CPU it is as large as a core's
+cache, and every core advances a group of its own, so ask for at least as many
 chains as cores.
 
 Noise and minibatches of a chain are a function of its seed and the draw alone, so that no number

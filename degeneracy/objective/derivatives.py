@@ -6,7 +6,7 @@ and operations without a rule for many samples at a time.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,12 +16,13 @@ from torch import Tensor
 from degeneracy.weights import flattened, named
 
 Loss = Callable[[dict[str, Tensor]], Tensor]  # named weights → a scalar
+Rows = list[Float[Tensor, "k ..."]]
 Products = Callable[[Float[Tensor, "k d"]], Float[Tensor, "k d"]]
 
 
 def gradient_of(loss: Loss, weights: Mapping[str, Tensor]) -> tuple[Float[Tensor, " d"], Tensor]:
     """∇L, flat, and L; zeros for weights that it does not hang on."""
-    leaves = _leaves(weights)
+    leaves = leaves_of(weights)
     with torch.enable_grad():
         value = loss(leaves)
         if not value.requires_grad:
@@ -45,60 +46,86 @@ def hessian_products(loss: Loss, weights: Mapping[str, Tensor], at_once: int = 8
     Raises:
         ValueError: Of the products: an operation without a second derivative, by its name.
     """
-    leaves = _leaves(weights)
+    leaves = leaves_of(weights)
     inputs = list(leaves.values())
     with torch.enable_grad(), _explained():
         value = loss(leaves)
-        slopes = [None] * len(inputs)
+        slopes: Sequence[Tensor | None] = [None] * len(inputs)
         if value.requires_grad:
             slopes = torch.autograd.grad(value, inputs, create_graph=True, allow_unused=True)
     curved = [i for i, slope in enumerate(slopes) if slope is not None and slope.requires_grad]
-    together = {"allowed": at_once > 1}
+    back = pull_back([slopes[i] for i in curved], inputs, at_once > 1)
 
-    def some(rows: Tensor) -> Tensor:
-        if not curved:
-            return torch.zeros_like(rows)
+    def some(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
         pieces = list(named(rows, leaves).values())
-        given = [slopes[i] for i in curved], inputs, [pieces[i] for i in curved]
-        found = torch.autograd.grad(
-            *given, retain_graph=True, allow_unused=True, is_grads_batched=True
-        )
-        whole = [
-            torch.zeros_like(piece) if part is None else part
-            for part, piece in zip(found, pieces, strict=True)
-        ]
-        return torch.cat([part.reshape(len(rows), -1) for part in whole], dim=1)
-
-    def one(row: Tensor) -> Tensor:
-        if not curved:
-            return torch.zeros_like(row)
-        pieces = list(named(row, leaves).values())
-        given = [slopes[i] for i in curved], inputs, [pieces[i] for i in curved]
-        found = torch.autograd.grad(*given, retain_graph=True, materialize_grads=True)
-        return torch.cat([part.flatten() for part in found])
+        images = back([pieces[i] for i in curved])
+        return torch.cat([image.reshape(len(rows), -1) for image in images], dim=1)
 
     def products(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+        if not curved:
+            return torch.zeros_like(rows)
         with _explained():
-            if together["allowed"] and len(rows) > 1:
-                try:
-                    return torch.cat([some(part) for part in rows.split(at_once)])
-                except torch.OutOfMemoryError:
-                    raise
-                except RuntimeError as error:  # no rule for many at a time
-                    found = torch.stack([one(row) for row in rows])
-                    together["allowed"] = False
-                    warnings.warn(
-                        f"products with the Hessian are taken one by one, up to {at_once} times as"
-                        f" slowly: an operation has no rule for many at once ({error})",
-                        stacklevel=2,
-                    )
-                    return found
-            return torch.stack([one(row) for row in rows])
+            return torch.cat([some(part) for part in rows.split(at_once)])
 
     return products
 
 
-def _leaves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def pull_back(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], together: bool = True
+) -> Callable[[Rows], Rows]:
+    """Rows u of `outputs` to rows Jᵀu of `inputs`, J = ∂outputs/∂inputs; zeros for inputs that they
+    do not hang on.
+
+    The graph is kept. Rows are multiplied `together` where every operation has a rule for that,
+    else one by one.
+    """
+    outputs, inputs = list(outputs), list(inputs)
+    given = {"retain_graph": True, "allow_unused": True}
+    live = [i for i, output in enumerate(outputs) if output.requires_grad]
+    own = [outputs[i] for i in live]
+    reached = [x for x in inputs if x.requires_grad]
+
+    def some(rows: Rows) -> list[Tensor | None]:
+        return list(torch.autograd.grad(own, reached, rows, is_grads_batched=True, **given))
+
+    def one_by_one(rows: Rows) -> list[Tensor | None]:
+        each = [torch.autograd.grad(own, reached, row, **given) for row in zip(*rows, strict=True)]
+        return [
+            None if parts[0] is None else torch.stack(parts) for parts in zip(*each, strict=True)
+        ]
+
+    def pulled(rows: Rows) -> Rows:
+        nonlocal together
+        count, found = len(rows[0]) if rows else 0, None
+        mine = [rows[i] for i in live]
+        if not own or not reached:
+            found = [None] * len(reached)
+        elif together and count > 1:
+            try:
+                found = some(mine)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError) as error:  # no rule for many at a time, or a hook
+                together = False
+                warnings.warn(
+                    f"products with {count} vectors are taken one by one, at the price of each: an"
+                    f" operation has no rule for many at once ({error})",
+                    stacklevel=2,
+                )
+        if found is None:
+            found = one_by_one(mine)
+        parts = iter(found)
+        whole = [next(parts) if x.requires_grad else None for x in inputs]
+        return [
+            part.detach() if part is not None else x.new_zeros(count, *x.shape)
+            for part, x in zip(whole, inputs, strict=True)
+        ]
+
+    return pulled
+
+
+def leaves_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as what a graph begins with."""
     return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
 
 
