@@ -87,11 +87,22 @@ def open_sweep(
         config.reader.ConfigError: The config cannot be read.
     """
     content = read_json(config)
-    runs = planned(content, study.settings, axes, os.fspath(config))
+    return sweep_of(study, content, axes, out, os.fspath(config))
+
+
+def sweep_of(
+    study: Study,
+    content: Any,
+    axes: Sequence[Axis],
+    out: str | os.PathLike[str] | None = None,
+    where: str = "config",
+) -> Sweep:
+    """As `open_sweep`, of a config that is at hand; `where` is what errors call it."""
+    runs = planned(content, study.settings, axes, where)
     if isinstance(content, list):
         content = dict(zip(study.settings.published_form, content, strict=True))
     defined = definition(study.name, content, axes, runs)
-    directory = Path(out) if out is not None else default_folder(Path(config).stem, defined)
+    directory = Path(out) if out is not None else default_folder(Path(where).stem, defined)
     refuse_other(directory.absolute(), defined)
     return Sweep(directory.absolute(), tuple(axes), tuple(runs), defined)
 

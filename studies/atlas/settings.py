@@ -1,0 +1,137 @@
+"""What may a config of the atlas say? Its schema, defaults and rules."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from degeneracy.config.section import Section, rule
+from degeneracy.config.values import EachOnce, Folder, Seed
+from degeneracy.config.words import shown
+from degeneracy.sweeps.settings import RunsSettings
+
+Optimizer = Literal["sgd", "ngd", "adamw", "muon"]
+
+
+class ModelSettings(Section):
+    """A network, and how its local estimates are sampled: γ and what a chain does."""
+
+    hidden_nodes: int = Field(256, ge=1, le=4_096, description="Units in a hidden layer.")
+    hidden_layers: int = Field(2, ge=1, le=100, description="Number of hidden layers.")
+    localization: float = Field(
+        25_000.0, gt=0, description="γ, the same for all runs (inverse weight units squared)."
+    )
+    num_draws: Annotated[int, Field(ge=20)] | None = Field(
+        90, description="Draws a chain; null: as many as the sampler finds that it needs."
+    )
+    sampler_batch_size: int = Field(
+        64, ge=2, le=60_000, description="Images in a minibatch of the sampler."
+    )
+
+    @property
+    def name(self) -> str:
+        """`2×256`: layers times units."""
+        return f"{self.hidden_layers}×{self.hidden_nodes}"
+
+
+class SearchSettings(Section):
+    """How the largest stable learning rate of each optimizer is found."""
+
+    seeds: Annotated[list[Seed], EachOnce] = Field(
+        [101, 102, 103],
+        min_length=1,
+        description="Seeds on which a rate must be stable; none of those of the runs.",
+    )
+    num_rates: int = Field(
+        20, ge=1, le=60, description="Rates tried at most: 1, 1/√2, 1/2, … downwards."
+    )
+
+
+@rule("seeds", "further_seeds")
+def further_seeds_are_others(seeds: list[int], further_seeds: list[int]) -> str | None:
+    """An extension repeats nothing."""
+    if twice := sorted({*seeds} & {*further_seeds}):
+        return f"{shown(twice)} given in further_seeds too; allowed: seeds that are in one of them"
+    return None
+
+
+@rule("seeds", "thorough_seeds")
+def thorough_seeds_are_run(seeds: list[int], thorough_seeds: list[int]) -> str | None:
+    """What is measured more thoroughly is a run."""
+    if other := sorted({*thorough_seeds} - {*seeds}):
+        return (
+            f"{shown(seeds)} given with thorough_seeds that have {shown(other)}; allowed: seeds"
+            " that are in both"
+        )
+    return None
+
+
+@rule("window")
+def window_falls(window: list[float]) -> str | None:
+    """From its top to its bottom."""
+    if len(window) == 2 and window[0] <= window[1]:
+        return f"{shown(window)} given; allowed: the top first, above the bottom"
+    return None
+
+
+class FactorialSettings(Section):
+    """Stage 1: early optimizer × late optimizer × learning rate × network, within each seed."""
+
+    rules = (window_falls, further_seeds_are_others, thorough_seeds_are_run)
+
+    dataset: Literal["mnist", "fashion-mnist"] = Field("mnist", description="The data set.")
+    root: Folder = Field(
+        "data",
+        description=(
+            "Folder that holds the data sets' files; a relative one is relative to the project's"
+            " folder."
+        ),
+    )
+    num_images: int = Field(
+        6_400, ge=100, le=60_000, description="Training images, the first of the data set."
+    )
+    batch_size: int = Field(64, ge=2, le=6_000, description="Images in a minibatch.")
+    max_epochs: int = Field(60, ge=1, le=10_000, description="Epochs after which training ends.")
+    models: Annotated[list[ModelSettings], EachOnce] = Field(
+        default_factory=lambda: [ModelSettings()], min_length=1, description="Networks, in order."
+    )
+    optimizers: Annotated[list[Optimizer], EachOnce] = Field(
+        ["sgd", "ngd"],
+        min_length=2,
+        description="Each is early and late; the first is what the others are compared with.",
+    )
+    fractions: Annotated[list[Annotated[float, Field(gt=0, le=1)]], EachOnce] = Field(
+        [0.0625, 0.25, 0.6667],
+        min_length=1,
+        description="Learning rates, in largest stable ones of the same optimizer and network.",
+    )
+    seeds: Annotated[list[Seed], EachOnce] = Field(
+        list(range(1, 11)), min_length=1, description="Seeds, in the order in which they are done."
+    )
+    further_seeds: Annotated[list[Seed], EachOnce] = Field(
+        list(range(11, 17)),
+        description="Done too if a 95 % interval is longer than the margin of equivalence.",
+    )
+    thorough_seeds: Annotated[list[Seed], EachOnce] = Field(
+        [1, 2, 3],
+        description="Seeds on which λ̂ is also sampled as published, and under relative changes.",
+    )
+    window: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = (
+        Field(
+            [0.03, 0.02],
+            description=(
+                "Training losses after annealing, top and bottom (nats), between which λ̂ is"
+                " averaged."
+            ),
+        )
+    )
+    margin: float = Field(
+        0.05, gt=0, lt=1, description="Ratio of λ̂ minus 1 up to which two are called equivalent."
+    )
+
+
+class Settings(Section):
+    """What makes one solution less degenerate than another; every key has a default."""
+
+    factorial: FactorialSettings = Field(default_factory=FactorialSettings)
+    search: SearchSettings = Field(default_factory=SearchSettings)
+    runs: RunsSettings = Field(default_factory=RunsSettings)

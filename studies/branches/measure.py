@@ -1,0 +1,280 @@
+"""How degenerate is each annealed branch, by several measures? Touches no file.
+
+Parts: "training" trains, and keeps for each branch where it left and where it ended; "degeneracy"
+measures the branches that the settings ask for. Weights are not kept: the training, which takes
+seconds, is done again where a kill came between the two.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from degeneracy.curvature.largest import top_eigenvalues
+from degeneracy.curvature.trace import hessian_trace
+from degeneracy.data.files import ensure_data_files
+from degeneracy.data.images import DataSplits, TensorData, load_data
+from degeneracy.llc.estimate import LLCEstimate, estimate_llcs, mean_loss
+from degeneracy.llc.settings import AUTO, SamplerSettings
+from degeneracy.models.balance import balanced
+from degeneracy.models.relative import Relative
+from degeneracy.runs.results import finding
+from degeneracy.runs.work import PROJECT, Measured, Work
+from degeneracy.weights import flattened
+from studies.branches.settings import MeasurementSettings, Settings
+from studies.branches.walk import Branch, Walk, network
+
+TRAINING, DEGENERACY = "training", "degeneracy"
+EARLY = "after epoch 2"
+KEPT = (  # of an estimate
+    "llc",
+    "std_error",
+    "verdict",
+    "locality",
+    "relative_distance",
+    "basin_shift",
+    "rhat",
+    "relaxation",
+    "num_burnin_steps",
+    "num_draws",
+    "step_bias",
+    "num_diverged_chains",
+)
+TOLERANCE = 0.01  # relative, of the largest eigenvalue
+PUBLISHED = {  # arXiv:2409.04913
+    "sampler": "sgld",
+    "num_chains": 2,
+    "num_draws": 1_000,
+    "num_burnin_steps": 0,
+    "localization": 100.0,
+    "sampler_lr": 1e-4,
+    "nbeta": "batch",
+}
+PUBLISHED_BATCH = 128
+
+
+def images(work: Work) -> DataSplits:
+    """The first images of the training set, and the whole test set."""
+    training = work.settings.training
+    root = PROJECT / training.root
+    ensure_data_files(training.dataset, root)
+    data = load_data(training.dataset, root, work.device)
+    few = TensorData(*(part[: training.num_images].clone() for part in data.train))
+    return DataSplits(few, data.test)
+
+
+def measure_training(work: Work) -> Measured:
+    """Every branch's losses, then how the training went."""
+    for key in work.todo(["branches"]):
+        walk, branches = walked(work)
+        yield key, training_record(walk, branches)
+
+
+def walked(work: Work) -> tuple[Walk, list[Branch]]:
+    """The training, done once for both parts where one process does both."""
+    if "walked" not in work.traces:
+        walk = Walk(work.settings.training, images(work))
+        work.traces["walked"] = walk, list(walk.branches())
+    return work.traces["walked"]
+
+
+def training_record(walk: Walk, branches: Sequence[Branch]) -> dict[str, Any]:
+    """What a training leaves in results."""
+    return {
+        "outcome": walk.outcome,
+        "steps_an_epoch": walk.steps_an_epoch,
+        "switched_at": walk.switched_at,
+        "looks": [[step, loss if math.isfinite(loss) else None] for step, loss in walk.looks],
+        "branches": [
+            {
+                "targets": branch.targets,
+                "left_at": branch.left_at,
+                "left_loss": branch.left_loss,
+                "train_loss": branch.train_loss,
+                "val_loss": branch.val_loss,
+                "val_accuracy": branch.val_accuracy,
+                "norm": norm_of(branch.weights),
+                "length": branch.length,
+                "since_drop": branch.since_drop,
+            }
+            for branch in branches
+        ],
+    }
+
+
+def wanted(losses: Sequence[float], which: str, window: Sequence[float]) -> list[int]:
+    """Positions of the branches to be measured, by their losses after annealing.
+
+    With "window" those inside, the nearest at or above its top and the nearest at or below its
+    bottom: what a mean over the window, interpolated, takes.
+    """
+    positions = range(len(losses))
+    finite = [p for p in positions if math.isfinite(losses[p])]
+    if which == "none":
+        return []
+    if which == "all":
+        return finite
+    top, bottom = window
+    inside = [p for p in finite if bottom < losses[p] < top]
+    above = min((p for p in finite if losses[p] >= top), key=lambda p: losses[p], default=None)
+    below = max((p for p in finite if losses[p] <= bottom), key=lambda p: losses[p], default=None)
+    return sorted({*inside, *(p for p in (above, below) if p is not None)})
+
+
+def measure_degeneracy(work: Work) -> Measured:
+    """The branches that are wanted, all at once: they share a pilot; then the early weights."""
+    settings: Settings = work.settings
+    if settings.measurement.branches == "none":
+        return
+    if list(work.todo(["points"])):
+        walk, branches = walked(work)
+        losses = [branch.train_loss for branch in branches]
+        chosen = wanted(losses, settings.measurement.branches, settings.training.window)
+        states = [branches[place].weights for place in chosen]
+        rows = dict(enumerate(measured(walk, states, settings)))
+        yield (
+            "points",
+            {
+                "branches": chosen,
+                "found": [rows[place] for place in range(len(chosen))],
+                "early": early_record(walk, settings.measurement),
+            },
+        )
+
+
+def measured(walk: Walk, states: Sequence[dict], settings: Settings) -> Iterator[dict[str, Any]]:
+    """All measures of each state."""
+    if not states:
+        return
+    model, data, how = network(settings.training), walk.data.train, settings.measurement
+    model.to(data.labels.device)
+    seed, count = settings.training.seed, len(states)
+    scaled = [balanced(model, state) for state in states]
+    sampler = local_sampler(how, seed)
+    local = estimate_llcs(
+        model,
+        [*states, *scaled],
+        tuple(data),
+        sampler,
+        settings.training.batch_size,
+        pilot=scaled[-1],
+        checkpoint_ids=[0] * (2 * count),  # the same noise everywhere
+        label="local LLC",
+    )
+    free, as_published = ([None] * count,) * 2
+    if how.thorough:
+        free = gauge_free(model, states, data, settings)
+        as_published = estimate_llcs(
+            model,
+            list(states),
+            tuple(data),
+            SamplerSettings(**PUBLISHED, seed=seed),
+            PUBLISHED_BATCH,
+            checkpoint_ids=[0] * count,
+            label="LLC as published",
+        )
+    for place, state in enumerate(states):
+        yield {
+            "raw": record(local[place]),
+            "balanced": record(local[count + place]),
+            "gauge_free": record(free[place]),
+            "published": record(as_published[place]),
+            "balanced_norm": norm_of(scaled[place]),
+            **curvature(model, state, data, how, "raw"),
+            **curvature(model, scaled[place], data, how, "balanced"),
+            **relative_trace(model, state, data, how),
+        }
+
+
+def local_sampler(how: MeasurementSettings, seed: int) -> SamplerSettings:
+    """At nβ = n/ln n."""
+    return SamplerSettings(
+        sampler=AUTO,
+        nbeta="dataset",
+        localization=how.localization,
+        num_chains=how.num_chains,
+        num_draws=how.num_draws,
+        sampler_batch_size=how.sampler_batch_size,
+        seed=seed,
+    )
+
+
+def gauge_free(
+    model: nn.Module, states: Sequence[dict], data: TensorData, settings: Settings
+) -> list[LLCEstimate]:
+    """λ̂ under relative changes of the weights, which no rescaling of units alters."""
+    how = settings.measurement
+    sampler = local_sampler(how, settings.training.seed).model_copy(
+        update={
+            "localization": how.relative_localization,
+            "sampler_batch_size": how.relative_batch_size,
+            "num_draws": None,
+        }
+    )
+    views = [relative(model, state, data) for state in states]
+    return estimate_llcs(
+        views[0],
+        [view.state_dict() for view in views],
+        tuple(data),
+        sampler,
+        settings.training.batch_size,
+        checkpoint_ids=[0] * len(states),
+        label="gauge-free LLC",
+    )
+
+
+def curvature(
+    model: nn.Module, state: dict, data: TensorData, how: MeasurementSettings, gauge: str
+) -> dict[str, Any]:
+    """Trace and largest eigenvalue of the Hessian over the first images."""
+    model.load_state_dict(state)
+    few = tuple(part[: how.hessian_images] for part in data)
+    trace = hessian_trace(model, cross_entropy, few, num_probes=how.num_probes)
+    (largest,) = top_eigenvalues(model, cross_entropy, few, k=1, tolerance=TOLERANCE)
+    return {
+        f"{gauge}_trace": trace.trace,
+        f"{gauge}_trace_std_error": trace.std_error,
+        f"{gauge}_largest": float(largest),
+    }
+
+
+def relative(model: nn.Module, state: dict, data: TensorData) -> Relative:
+    """The model as a function of relative changes of a state's weights."""
+    return Relative(model, {name: t.to(data.labels.device) for name, t in state.items()})
+
+
+def relative_trace(
+    model: nn.Module, state: dict, data: TensorData, how: MeasurementSettings
+) -> dict[str, Any]:
+    """Σ w_i² ∂²L/∂w_i²: the Hessian's trace by relative changes, the same in every gauge."""
+    few = tuple(part[: how.hessian_images] for part in data)
+    view = relative(model, state, data)
+    found = hessian_trace(view, cross_entropy, few, num_probes=how.num_probes)
+    return {"relative_trace": found.trace, "relative_trace_std_error": found.std_error}
+
+
+def early_record(walk: Walk, how: MeasurementSettings) -> dict[str, Any] | None:
+    """Loss and curvature of the balanced weights after epoch 2; None where there are none."""
+    if walk.early_weights is None:
+        return None
+    model = network(walk.settings).to(walk.data.train.labels.device)
+    state = balanced(model, walk.early_weights)
+    found = curvature(model, state, walk.data.train, how, "balanced")
+    return {"train_loss": mean_loss(model, tuple(walk.data.train)), **found}
+
+
+def record(estimate: LLCEstimate | None) -> dict[str, Any] | None:
+    """What is kept of an estimate."""
+    if estimate is None:
+        return None
+    found: Mapping[str, Any] = finding(estimate)
+    kept = {name: found[name] for name in KEPT if name in found}
+    return kept | {"nbeta": estimate.nbeta}
+
+
+def norm_of(state: Mapping[str, Tensor]) -> float:
+    """|w|."""
+    return float(torch.linalg.vector_norm(flattened(dict(state)).double()))
