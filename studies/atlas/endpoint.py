@@ -78,9 +78,9 @@ def endpoint(
         training = row["training"]
         done = bool(training) and training["outcome"] == "reached"
         return None, NOT_BRACKETED if done else NOT_REACHED
-    if quantity in ("balanced", "raw"):
-        if any(p[quantity]["verdict"] != CERTIFIED for p in used(points, window)):
-            return None, NOT_CERTIFIED
+    certifies = quantity in ("balanced", "raw")
+    if certifies and any(p[quantity]["verdict"] != CERTIFIED for p in used(points, window)):
+        return None, NOT_CERTIFIED
     return value, ""
 
 

@@ -1,10 +1,386 @@
 """What does the factorial experiment look like?"""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from degeneracy.report.page import Section
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from degeneracy.report.page import Drawing, Section
+from degeneracy.report.style import DASHES, INK, SOFT, empty_figure, optimizer_colours
+from degeneracy.sweeps.statistics import LEAST, mean_of
+from studies.atlas.contrasts import (
+    CONTRASTS,
+    ENDPOINT,
+    SECONDARY,
+    Contrast,
+    contrasts_of,
+    rows_of,
+    table_of,
+    window_of,
+)
+from studies.atlas.endpoint import points_of, value_at
+from studies.atlas.model import fitted
+
+CAPTIONS = {
+    "llc-against-loss": (
+        "λ̂ in balanced weights of annealed branches against the training loss that they end in, a"
+        " thin line a run, a thick one the mean over seeds with its 95 % band where at least two"
+        " have a value. Panels: the early optimizer and the network. Colour: the late optimizer."
+        " Line style: the learning rate, in largest stable ones. The grey band is the window over"
+        " which the endpoint is averaged. Lower is more degenerate."
+    ),
+    "contrasts": (
+        "Each contrast as a ratio of λ̂, its mean over seeds with the 95 % interval, and every"
+        " seed's own value. The grey band is the margin within which two are called equivalent. A"
+        " hollow marker was not tested: some arm has an endpoint in too few of its runs."
+    ),
+    "rates": (
+        "The endpoint against the learning rate, in largest stable ones of the same optimizer:"
+        " means over seeds with 95 % intervals, a line for each pair of early and late optimizer."
+    ),
+    "measures": (
+        "The contrasts early and late by every measure in the same window: is the answer one of the"
+        " gauge, or of how λ̂ is sampled? Means over seeds with 95 % intervals, as ratios."
+    ),
+    "variance": (
+        "What makes two runs of one cell differ: the seed (initial weights and data order, common"
+        " to all cells), what the run makes of it (trajectory), and the sampler. Standard deviation"
+        " of log λ̂, in percent of λ̂; squares add up. Right: the spread between cells, beside it."
+    ),
+}
+BAND = "rgba(97, 110, 124, 0.14)"
+SHOWN = ("raw", ENDPOINT, "gauge_free", "relative_trace", "balanced_trace", "raw_trace")
+SHOWN_TOO = ("balanced_largest", "published", "val_loss", "norm", "length")
 
 
 def atlas_figures(results: Mapping, traces: Mapping) -> list[Section]:
     """What is there to be drawn."""
-    return []
+    if not rows_of(results):
+        return []
+    drawn = {"llc-against-loss": loss_figure(results)}
+    if contrasts_of(results):
+        drawn["contrasts"] = contrast_figure(results)
+        drawn["rates"] = rate_figure(results)
+        drawn["measures"] = measure_figure(results)
+    if fitted(results) is not None:
+        drawn["variance"] = variance_figure(results)
+    drawings = [Drawing(key, CAPTIONS[key], figure) for key, figure in drawn.items()]
+    return [Section("The factorial experiment", drawings)]
+
+
+def seeds_text(results: Mapping) -> str:
+    """`MNIST, 6,400 images; 2×256: 10 seeds`."""
+    table, factorial = table_of(results), results["config"]["factorial"]
+    counts = table.groupby("model", sort=False)["seed"].nunique()
+    done = ", ".join(f"{model}: {count} seeds" for model, count in counts.items())
+    return f"{factorial['dataset'].upper()}, {factorial['num_images']:,} images; {done}"
+
+
+# ---- λ̂ by loss -----------------------------------------------------------------------------------
+
+
+def loss_figure(results: Mapping) -> go.Figure:
+    """λ̂ of every branch measured, by training loss; panels early optimizer × network."""
+    factorial = results["config"]["factorial"]
+    names = factorial["optimizers"]
+    models = list(dict.fromkeys(row["model"] for row in rows_of(results)))
+    figure = make_subplots(
+        len(models),
+        len(names),
+        shared_xaxes=True,
+        shared_yaxes="rows",
+        horizontal_spacing=0.04,
+        vertical_spacing=0.1,
+        subplot_titles=[f"{model}, early {name}" for model in models for name in names],
+    )
+    styled(figure, "λ̂ by training loss", seeds_text(results), height=180 + 300 * len(models))
+    seen: set[str] = set()
+    for (row, column), runs in _panels(results, models, names):
+        for (late, fraction), lines in runs.items():
+            _lines(figure, results, (row, column), late, fraction, lines, seen)
+    top, bottom = window_of(results)
+    for row in range(1, len(models) + 1):
+        for column in range(1, len(names) + 1):
+            figure.add_vrect(
+                x0=bottom, x1=top, fillcolor=BAND, line_width=0, layer="below", row=row, col=column
+            )
+        figure.update_yaxes(title_text="λ̂, balanced", row=row, col=1)
+    figure.update_xaxes(type="log", autorange="reversed", dtick="D2")
+    figure.update_xaxes(title_text="training loss after annealing (nats)", row=len(models))
+    figure.update_yaxes(type="log")
+    return figure
+
+
+def _panels(
+    results: Mapping, models: Sequence[str], names: Sequence[str]
+) -> Iterator[tuple[tuple[int, int], dict[tuple, list[tuple[list, list]]]]]:
+    """(row, column) → (late, fraction) → (losses, λ̂) of each run."""
+    for row, model in enumerate(models, start=1):
+        for column, name in enumerate(names, start=1):
+            found: dict[tuple, list] = {}
+            for run in rows_of(results):
+                if (run["model"], run["early"]) == (model, name):
+                    line = line_of(run)
+                    found.setdefault((run["late"], run["fraction"]), []).append(line)
+            yield (row, column), found
+
+
+def line_of(run: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """(losses, falling; λ̂) of a run's branches."""
+    pairs = [(p["train_loss"], value_at(p, ENDPOINT)) for p in points_of(run)]
+    pairs = sorted(((x, y) for x, y in pairs if y is not None and y > 0), reverse=True)
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _lines(figure, results, place, late, fraction, lines, seen) -> None:
+    """Thin runs, then their mean on a grid with its band."""
+    factorial = results["config"]["factorial"]
+    colour = optimizer_colours(factorial["optimizers"])[late]
+    dash = DASHES[sorted(factorial["fractions"])[::-1].index(fraction) % len(DASHES)]
+    name = f"late {late}, rate {fraction:.3g}"
+    row, column = place
+    for losses, values in lines:
+        figure.add_scatter(
+            x=losses,
+            y=values,
+            mode="lines",
+            line={"color": colour, "width": 0.6, "dash": dash},
+            opacity=0.35,
+            showlegend=False,
+            hoverinfo="skip",
+            row=row,
+            col=column,
+        )
+    grid, mean, low, high = band_of(lines)
+    if len(grid):
+        figure.add_scatter(
+            x=[*grid, *grid[::-1]],
+            y=[*high, *low[::-1]],
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.12,
+            line={"width": 0},
+            showlegend=False,
+            hoverinfo="skip",
+            row=row,
+            col=column,
+        )
+    figure.add_scatter(
+        x=grid if len(grid) else [None],
+        y=mean if len(grid) else [None],
+        name=name,
+        legendgroup=name,
+        mode="lines",
+        line={"color": colour, "width": 2.4, "dash": dash},
+        showlegend=name not in seen,
+        row=row,
+        col=column,
+    )
+    seen.add(name)
+
+
+def band_of(
+    lines: Sequence[tuple[Sequence[float], Sequence[float]]], size: int = 25
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(losses, mean, low, high) of log λ̂ over runs where all that have a line have a value."""
+    logs = [
+        (np.log(losses)[::-1], np.log(values)[::-1]) for losses, values in lines if len(losses) > 1
+    ]
+    empty = np.empty(0)
+    if len(logs) < LEAST:
+        return empty, empty, empty, empty
+    first, last = max(x[0] for x, _ in logs), min(x[-1] for x, _ in logs)
+    if first >= last:
+        return empty, empty, empty, empty
+    grid = np.linspace(first, last, size)
+    heights = np.stack([np.interp(grid, x, y) for x, y in logs], axis=1)
+    means = [mean_of(row) for row in heights]
+    ends = zip(*((m.value, m.low, m.high) for m in means), strict=True)
+    return np.exp(grid), *(np.exp(np.array(values)) for values in ends)
+
+
+# ---- contrasts -----------------------------------------------------------------------------------
+
+
+def contrast_figure(results: Mapping) -> go.Figure:
+    """A forest plot: all networks together, then each alone."""
+    models = list(dict.fromkeys(row["model"] for row in rows_of(results)))
+    groups: dict[str, list[Contrast]] = {}
+    if len(models) > 1:
+        groups["all networks"] = contrasts_of(results)
+    groups |= {model: contrasts_of(results, model=model) for model in models}
+    figure = empty_figure("Contrasts of λ̂ at equal training loss", seeds_text(results))
+    colours = [INK, "#009e73", "#e69f00", "#332288"]
+    names = [name for name in CONTRASTS if any(c.name == name for g in groups.values() for c in g)]
+    for place, (group, found) in enumerate(groups.items()):
+        shift = 0.22 * (place - (len(groups) - 1) / 2)
+        _forest(figure, group, found, names, shift, colours[place % len(colours)])
+    margin = results["config"]["factorial"]["margin"]
+    figure.add_vrect(
+        x0=1 / (1 + margin), x1=1 + margin, fillcolor=BAND, line_width=0, layer="below"
+    )
+    figure.add_vline(x=1, line_color=SOFT, line_width=1)
+    figure.update_xaxes(title_text="ratio of λ̂ (NGD over SGD, or of such ratios)", type="log")
+    ticks = {"tickvals": list(range(len(names))), "ticktext": names}
+    figure.update_yaxes(**ticks, autorange="reversed")
+    figure.update_layout(hovermode="closest", height=200 + 90 * len(names))
+    return figure
+
+
+def _forest(figure, group, found, names, shift, colour) -> None:
+    for number, contrast in enumerate(found):
+        y = names.index(contrast.name) + shift
+        figure.add_scatter(
+            x=[math.exp(value) for value in contrast.by_seed.values()],
+            y=[y + 0.07] * len(contrast.by_seed),
+            mode="markers",
+            marker={"color": colour, "size": 4, "opacity": 0.4},
+            showlegend=False,
+            hovertext=[f"seed {seed}" for seed in contrast.by_seed],
+        )
+        mean = mean_of([*contrast.by_seed.values()])
+        middle = math.exp(mean.value)
+        has_interval = math.isfinite(mean.low)
+        figure.add_scatter(
+            x=[middle],
+            y=[y],
+            error_x={
+                "array": [math.exp(mean.high) - middle if has_interval else 0],
+                "arrayminus": [middle - math.exp(mean.low) if has_interval else 0],
+                "thickness": 2,
+            },
+            mode="markers",
+            name=group,
+            legendgroup=group,
+            showlegend=number == 0,
+            marker={
+                "color": colour,
+                "size": 10,
+                "symbol": "diamond" if contrast.is_tested else "diamond-open",
+            },
+        )
+
+
+def rate_figure(results: Mapping) -> go.Figure:
+    """The endpoint by relative learning rate; a panel a network."""
+    table = table_of(results)
+    names = results["config"]["factorial"]["optimizers"]
+    models = list(dict.fromkeys(table["model"]))
+    figure = empty_figure("λ̂ by learning rate", seeds_text(results), len(models))
+    colours = optimizer_colours(names)
+    for column, model in enumerate(models, start=1):
+        for early in names:
+            for late in names:
+                runs = table[(table["model"] == model) & (table["early"] == early)]
+                _rate_line(figure, runs[runs["late"] == late], column, early, late, colours, names)
+        figure.update_xaxes(
+            title_text=f"{model}: learning rate over largest stable", type="log", col=column
+        )
+    figure.update_yaxes(type="log")
+    figure.update_yaxes(title_text="λ̂, balanced, in the window", col=1)
+    return figure
+
+
+def _rate_line(figure, runs: pd.DataFrame, column, early, late, colours, names) -> None:
+    kept = runs.dropna(subset=[ENDPOINT])
+    means = {
+        fraction: mean_of(np.log(group[ENDPOINT])) for fraction, group in kept.groupby("fraction")
+    }
+    y = [math.exp(mean.value) for mean in means.values()]
+    ends = [
+        (math.exp(m.high) - v, v - math.exp(m.low)) if math.isfinite(m.low) else (0.0, 0.0)
+        for m, v in zip(means.values(), y, strict=True)
+    ]
+    figure.add_scatter(
+        x=list(means),
+        y=y,
+        error_y={"array": [up for up, _ in ends], "arrayminus": [down for _, down in ends]},
+        name=f"{early} → {late}",
+        legendgroup=f"{early} → {late}",
+        showlegend=column == 1,
+        mode="lines+markers",
+        line={"color": colours[late], "dash": DASHES[names.index(early) % len(DASHES)]},
+        row=1,
+        col=column,
+    )
+
+
+def measure_figure(results: Mapping) -> go.Figure:
+    """Early and late by every measure."""
+    figure = empty_figure("Early and late, by every measure", seeds_text(results), 2)
+    labels = {ENDPOINT: "λ̂, balanced", **SECONDARY}
+    wanted = [*SHOWN, *SHOWN_TOO]
+    for column, name in enumerate(("early", "late"), start=1):
+        rows = []
+        for quantity in wanted:
+            found = {c.name: c for c in contrasts_of(results, quantity)}.get(name)
+            if found is not None:
+                rows.append((labels[quantity], mean_of([*found.by_seed.values()])))
+        figure.add_scatter(
+            x=[math.exp(mean.value) for _, mean in rows],
+            y=[label for label, _ in rows],
+            error_x={
+                "array": [_end(mean.high, mean.value) for _, mean in rows],
+                "arrayminus": [-_end(mean.low, mean.value) for _, mean in rows],
+                "thickness": 2,
+            },
+            mode="markers",
+            marker={"color": INK, "size": 9, "symbol": "diamond"},
+            showlegend=False,
+            hovertext=[f"{mean.count} seeds" for _, mean in rows],
+            row=1,
+            col=column,
+        )
+        figure.add_vline(x=1, line_color=SOFT, line_width=1, row=1, col=column)
+        figure.update_xaxes(title_text=f"{name}: ratio NGD over SGD", type="log", col=column)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(showticklabels=False, col=2)
+    figure.update_layout(hovermode="closest", height=200 + 32 * len(wanted))
+    return figure
+
+
+def _end(end: float, value: float) -> float:
+    return math.exp(end) - math.exp(value) if math.isfinite(end) else 0.0
+
+
+def variance_figure(results: Mapping) -> go.Figure:
+    """Standard deviations of log λ̂: seed, trajectory, sampler, and between cells."""
+    components = fitted(results).components
+    table = table_of(results).dropna(subset=[ENDPOINT])
+    cells = np.log(table[ENDPOINT]).groupby(
+        [table[name] for name in ("model", "early", "late", "fraction")]
+    )
+    deviations = {
+        "seed": math.sqrt(components.seed),
+        "trajectory": math.sqrt(components.trajectory),
+        "sampler": math.sqrt(components.sampler),
+        "between cells": float(cells.mean().std()),
+    }
+    figure = empty_figure("What makes runs differ", seeds_text(results))
+    figure.add_bar(
+        x=list(deviations),
+        y=[100 * value for value in deviations.values()],
+        text=[f"{100 * value:.1f} %" for value in deviations.values()],
+        textposition="outside",
+        cliponaxis=False,
+        marker_color=["#009e73", "#e69f00", "#332288", SOFT],
+        showlegend=False,
+    )
+    figure.update_yaxes(title_text="standard deviation of λ̂ (%)", rangemode="tozero")
+    return figure
+
+
+def styled(figure: go.Figure, heading: str, title: str, height: int) -> None:
+    """Gives panels of several rows the report's look."""
+    look = empty_figure(heading, title)
+    look.update_layout(height=height)
+    layout = look.layout.to_plotly_json()
+    axes = {key: layout.pop(key) for key in [*layout] if key.startswith(("xaxis", "yaxis"))}
+    figure.update_layout(layout)
+    for kind in ("xaxis", "yaxis"):
+        own = {k: v for k, v in axes[kind].items() if k not in ("anchor", "domain", "title")}
+        (figure.update_xaxes if kind == "xaxis" else figure.update_yaxes)(**own)

@@ -1,10 +1,268 @@
-"""What follows from the factorial experiment, in plain words?"""
+"""What follows from the factorial experiment, in plain words? Sentences made from the numbers."""
 
+import io
+import math
 from collections.abc import Mapping
 
-from degeneracy.report.page import Card, Findings
+from degeneracy.report.page import Card, Findings, Note, Table, Tile
+from degeneracy.sweeps.statistics import mean_of
+from degeneracy.texts import count_of, listed
+from studies.atlas.contrasts import (
+    ENDPOINT,
+    SECONDARY,
+    Contrast,
+    arms_of,
+    contrasts_of,
+    rows_of,
+    table_of,
+)
+from studies.atlas.model import fitted
+from studies.atlas.predictions import collapse, correlations
+
+SURE = 0.05  # of an adjusted p
+PLAIN = {
+    "early": "starting with NGD instead of SGD",
+    "late": "going on with NGD instead of SGD",
+    "early × late": "starting with NGD, where NGD goes on, against where SGD does",
+    "optimizer × learning rate": (
+        "NGD instead of SGD throughout, at the largest rate against at the smallest"
+    ),
+    "early × depth": "starting with NGD, in the deeper network against in the other",
+}
 
 
 def findings(results: Mapping) -> Findings:
-    """Cards."""
-    return Findings([Card("Atlas", "Nothing yet.")])
+    """The paragraph, a card for what predicts what, and the tables behind them."""
+    if not rows_of(results):
+        return Findings([Card("The atlas", "No run is finished yet.")])
+    cards = [contrast_card(results)]
+    if (card := prediction_card(results)) is not None:
+        cards.append(card)
+    tables = [contrast_table(results), measure_table(results), arm_table(results)]
+    return Findings(cards, tables, csv=tidy_csv(results))
+
+
+def tidy_csv(results: Mapping) -> str:
+    """One row a run: its factors, the endpoint, and every other measure in the window."""
+    text = io.StringIO()
+    table_of(results).to_csv(text, index=False, float_format="%.6g")
+    return text.getvalue()
+
+
+# ---- contrasts -----------------------------------------------------------------------------------
+
+
+def contrast_card(results: Mapping) -> Card:
+    """The answer to the question."""
+    found = contrasts_of(results)
+    table = table_of(results)
+    done, seeds = int(table[ENDPOINT].notna().sum()), table["seed"].nunique()
+    factorial = results["config"]["factorial"]
+    planned = len(factorial["seeds"])
+    state = (
+        f"{count_of(done, 'run')} of {len(table)} with an endpoint, {count_of(seeds, 'seed')}"
+        f" ({listed(list(dict.fromkeys(table['model'])))})"
+    )
+    whole = seeds >= planned and table["model"].nunique() == len(factorial["models"])
+    headline = verdict(found) if found else "No contrast can be taken yet."
+    notes = [] if whole else [Note(f"Incomplete: {state}; planned: {planned} seeds.")]
+    return Card(
+        "What makes one solution less degenerate than another?",
+        headline,
+        tiles=[Tile(c.name, percent(mean_of([*c.by_seed.values()]).value)) for c in found],
+        drawing="contrasts",
+        text=[f"{state}.", *(sentence(c, factorial["margin"]) for c in found), *rate_text(results)],
+        notes=notes,
+    )
+
+
+def verdict(found: list[Contrast]) -> str:
+    """Which contrasts are sure, in one sentence."""
+    sure = [c for c in found if c.adjusted is not None and c.adjusted < SURE]
+    if not sure:
+        return "At equal training loss no contrast of λ̂ is sure after Holm's correction."
+    largest = max(sure, key=lambda c: abs(c.test.mean.value))
+    others = [c.name for c in sure if c is not largest]
+    more = f" Sure too: {listed(others)}." if others else " No other contrast is sure."
+    return (
+        f"At equal training loss {PLAIN[largest.name]} changes λ̂ by"
+        f" {percent(largest.test.mean.value)}.{more}"
+    )
+
+
+def sentence(contrast: Contrast, margin: float) -> str:
+    """A contrast with its interval, its p and whether it is equivalent to nothing."""
+    mean = mean_of([*contrast.by_seed.values()])
+    text = f"{contrast.name} ({PLAIN[contrast.name]}): λ̂ {percent(mean.value)}"
+    if contrast.test is None:
+        return f"{text}, one seed: no interval."
+    text += f" (95 %: {percent(mean.low)} to {percent(mean.high)}; {count_of(mean.count, 'seed')}"
+    if contrast.adjusted is None:
+        return f"{text}); not tested, for an arm has an endpoint in {contrast.coverage:.0%} only."
+    text += f"; p = {p_text(contrast.adjusted)} by Holm)"
+    if contrast.test.equivalence_p < SURE:
+        return f"{text}; equivalent to no change within {margin:.0%}."
+    if contrast.adjusted >= SURE:
+        return f"{text}; neither a change nor its absence is shown."
+    return f"{text}."
+
+
+def percent(log_ratio: float) -> str:
+    """`+12 %`, of a log ratio; more than a doubling as `×3.1`."""
+    if not math.isfinite(log_ratio):
+        return "–"
+    ratio = math.exp(log_ratio)
+    if ratio > 2 or ratio < 0.5:
+        return f"×{ratio:.2g}"
+    change = 100 * (ratio - 1)
+    return f"{change:+.{1 if abs(change) < 9.95 else 0}f} %".replace("-", "−")
+
+
+def p_text(p: float) -> str:
+    """`0.012`, `< 0.0001`."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def rate_text(results: Mapping) -> list[str]:
+    """What the learning rate does beside the optimizers."""
+    table = table_of(results).dropna(subset=[ENDPOINT])
+    smallest, largest = table["fraction"].min(), table["fraction"].max()
+    if smallest == largest or not len(table):
+        return []
+    keys = ["seed", "early", "late", "model"]
+    wide = table.pivot_table(index=keys, columns="fraction", values=ENDPOINT)
+    pairs = wide[[smallest, largest]].dropna()
+    if pairs.empty:
+        return []
+    logs = (pairs[largest] / pairs[smallest]).map(math.log).groupby("seed").mean()
+    mean = mean_of(logs.to_numpy())
+    ends = f" (95 %: {percent(mean.low)} to {percent(mean.high)})" if len(logs) > 1 else ""
+    return [
+        f"For comparison, going from {smallest:.3g} to {largest:.3g} of the largest stable learning"
+        f" rate changes λ̂ by {percent(mean.value)}{ends}, over all optimizers."
+    ]
+
+
+def contrast_table(results: Mapping) -> Table:
+    """Contrasts, all networks and each alone, with the mixed model's beside them."""
+    models = list(dict.fromkeys(row["model"] for row in rows_of(results)))
+    fit = fitted(results)
+    beside = {} if fit is None else {term.name: term for term in fit.terms}
+    rows = []
+    for model in [None, *models] if len(models) > 1 else [None]:
+        for c in contrasts_of(results, model=model):
+            mean = mean_of([*c.by_seed.values()])
+            term = beside.get(c.name) if model is None else None
+            rows.append(
+                [
+                    c.name,
+                    model or " and ".join(models),
+                    percent(mean.value),
+                    f"{percent(mean.low)} to {percent(mean.high)}",
+                    "–" if c.test is None else p_text(c.test.p),
+                    "–" if c.adjusted is None else p_text(c.adjusted),
+                    "–" if c.test is None else p_text(c.test.equivalence_p),
+                    "–"
+                    if term is None
+                    else f"{percent(term.value)} ({percent(term.low)} to {percent(term.high)})",
+                    str(mean.count),
+                    f"{c.coverage:.0%}",
+                ]
+            )
+    head = [
+        *("contrast", "network", "λ̂", "95 % interval", "p", "p (Holm)", "p (equivalence)"),
+        *("mixed model", "seeds", "least coverage"),
+    ]
+    note = (
+        "Ratios of λ̂ at equal training loss. p of a mean of 0 over seeds (Student); of a change"
+        " beyond the margin (two one-sided tests). The mixed model has the seed as random effect."
+        " Least coverage: the share of an arm's runs with a certified endpoint."
+    )
+    return Table("Contrasts", note, head, rows, row_headers=True)
+
+
+def measure_table(results: Mapping) -> Table:
+    """Early and late by every measure."""
+    rows = []
+    for quantity, label in {ENDPOINT: "λ̂, balanced (the endpoint)", **SECONDARY}.items():
+        found = {c.name: mean_of([*c.by_seed.values()]) for c in contrasts_of(results, quantity)}
+        row = [label]
+        for name in ("early", "late", "early × late"):
+            mean = found.get(name)
+            row.append(
+                "–"
+                if mean is None
+                else f"{percent(mean.value)} ({percent(mean.low)} to {percent(mean.high)})"
+            )
+        counted = found.get("early")
+        rows.append([*row, str(counted.count if counted else 0)])
+    note = "Ratios at equal training loss, mean and 95 % interval over seeds; not corrected."
+    head = ["measure", "early", "late", "early × late", "seeds"]
+    return Table("By every measure", note, head, rows, row_headers=True)
+
+
+def arm_table(results: Mapping) -> Table:
+    """Runs and endpoints by arm."""
+    counted = arms_of(results)
+    reasons = [
+        c for c in counted.columns if c not in ("early", "late", "fraction", "model", "runs")
+    ]
+    named = {"there": "with an endpoint"}
+    rows = [
+        [
+            f"{arm['model']}, {arm['early']} → {arm['late']}, {arm['fraction']:.3g}",
+            str(arm["runs"]),
+            *(str(arm[reason]) for reason in reasons),
+        ]
+        for arm in counted.to_dict("records")
+    ]
+    head = ["arm", "runs", *(named.get(reason, reason[:60]) for reason in reasons)]
+    note = "Learning rates in largest stable ones. Why a run has no endpoint: docs/atlas-plan.md."
+    return Table("Runs by arm", note, head, rows, row_headers=True)
+
+
+# ---- predictions ---------------------------------------------------------------------------------
+
+
+def prediction_card(results: Mapping) -> Card | None:
+    """What tells what, and whether a temperature collapses the curves."""
+    found = correlations(results)
+    if not found:
+        return None
+    texts = [
+        f"{c.name} ({c.model}): ρ = {signed(c.value)}"
+        + (f" (95 %: {signed(c.low)} to {signed(c.high)})" if math.isfinite(c.low) else "")
+        + f", {count_of(c.count, 'run')}."
+        for c in found
+    ]
+    for row in collapse(results).to_dict("records"):
+        texts.append(
+            f"{row['model']}: learning rate over batch alone accounts for"
+            f" {share(row['temperature'])} of the variance of log λ̂ between runs, late optimizer"
+            f" and relative rate for {share(row['fraction'])}, all cells for {share(row['cells'])}."
+        )
+    named = {c.name for c in found if math.isfinite(c.low) and c.low * c.high > 0}
+    kept = [name for name in dict.fromkeys(c.name for c in found) if _same_sign(found, name, named)]
+    headline = (
+        f"Sure, and of one sign in every network: {listed(kept)}."
+        if kept
+        else "No rank correlation is sure in every network."
+    )
+    return Card("What tells what", headline, text=texts)
+
+
+def _same_sign(found, name: str, named: set[str]) -> bool:
+    """Whether every network's interval lies on the same side of 0."""
+    own = [c for c in found if c.name == name]
+    sides = {math.copysign(1, c.value) for c in own if c.low * c.high > 0}
+    return name in named and len(sides) == 1 and all(c.low * c.high > 0 for c in own)
+
+
+def signed(value: float) -> str:
+    """`−0.52`."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def share(value: float) -> str:
+    """`63 %`; `–` where it cannot be had."""
+    return f"{100 * value:.0f} %" if math.isfinite(value) else "–"

@@ -1,0 +1,137 @@
+"""What is known early, and does it tell how degenerate a run will end, or how well it generalises?
+
+Rank correlations over runs, with intervals by resampling whole seeds: runs of a seed share initial
+weights and data order, and are not independent.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from studies.atlas.contrasts import ENDPOINT, table_of
+from studies.atlas.contrasts import rows_of as runs_of
+
+RESAMPLES = 1_000
+LEAST_RUNS = 8
+LEAST_SEEDS = 3
+MOMENTUM = 0.9  # of every run
+
+ASKED = {  # name → (what tells, what it is to tell)
+    "curvature after epoch 2 → final λ̂": ("early_trace", ENDPOINT),
+    "curvature after epoch 2 → generalisation gap": ("early_trace", "gap"),
+    "final λ̂ → generalisation gap": (ENDPOINT, "gap"),
+    "Hessian trace → generalisation gap": ("balanced_trace", "gap"),
+    "trace by relative changes → generalisation gap": ("relative_trace", "gap"),
+    "|w| → generalisation gap": ("norm", "gap"),
+}
+
+
+class Correlation(NamedTuple):
+    """Spearman's ρ over runs.
+
+    Attributes:
+        name: One of `ASKED`.
+        model: The network whose runs these are.
+        value: ρ.
+        low, high: 95 % interval over resampled seeds; NaN with fewer than three.
+        count: Runs.
+    """
+
+    name: str
+    model: str
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+def observed(results: Mapping[str, Any]) -> pd.DataFrame:
+    """`table_of` with the early trace, the gap (validation minus training loss in the window, whose
+    training losses are all alike), and the effective temperature lr/(m(1 − momentum)).
+    """
+    table = table_of(results)
+    rows = runs_of(results)
+    early = [(row["points"] or {}).get("early") or {} for row in rows]
+    table["early_trace"] = [found.get("balanced_trace", math.nan) for found in early]
+    top, bottom = results["config"]["factorial"]["window"]
+    table["gap"] = table["val_loss"] - (top - bottom) / math.log(top / bottom)
+    table["temperature"] = [temperature(results, row) for row in rows]
+    return table
+
+
+def temperature(results: Mapping[str, Any], row: Mapping[str, Any]) -> float:
+    """Late learning rate over batch, momentum counted in; NGD keeps the gradient's norm, so that
+    its rate has the same unit.
+    """
+    rates = results["parts"]["rates"]
+    rate = row["fraction"] * rates[f"{row['late']}, {row['model']}"]["rate"]
+    return rate / (results["config"]["factorial"]["batch_size"] * (1 - MOMENTUM))
+
+
+def correlations(results: Mapping[str, Any], seed: int = 0) -> list[Correlation]:
+    """Every question, network by network: one network's answer is held out from the other's."""
+    table = observed(results)
+    found = []
+    for model, runs in table.groupby("model", sort=False):
+        for name, (first, second) in ASKED.items():
+            kept = runs[[first, second, "seed"]].dropna()
+            if len(kept) >= LEAST_RUNS and kept[[first, second]].nunique().min() > 1:
+                found.append(_correlation(name, str(model), kept, first, second, seed))
+    return found
+
+
+def _correlation(
+    name: str, model: str, runs: pd.DataFrame, first: str, second: str, seed: int
+) -> Correlation:
+    value = float(spearmanr(runs[first], runs[second]).statistic)
+    groups = [group[[first, second]].to_numpy() for _, group in runs.groupby("seed")]
+    low = high = math.nan
+    if len(groups) >= LEAST_SEEDS:
+        generator = np.random.default_rng(seed)
+        values = []
+        for _ in range(RESAMPLES):
+            drawn = generator.integers(len(groups), size=len(groups))
+            pairs = np.concatenate([groups[place] for place in drawn])
+            values.append(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+        low, high = (float(end) for end in np.nanquantile(values, [0.025, 0.975]))
+    return Correlation(name, model, value, low, high, len(runs))
+
+
+def collapse(results: Mapping[str, Any]) -> pd.DataFrame:
+    """How much of log λ̂'s variance is left between runs of a network, given what is said.
+
+    Returns:
+        One row a network: `model`, `runs`, and R² (adjusted) of log λ̂ by log temperature alone
+        (`temperature`), by the late optimizer and the relative rate (`fraction`), and by all cells
+        (`cells`). Temperature collapses the curves where the first is near the last.
+    """
+    rows = []
+    for model, runs in observed(results).dropna(subset=[ENDPOINT]).groupby("model", sort=False):
+        y = np.log(runs[ENDPOINT].to_numpy())
+        heat = np.log(runs["temperature"].to_numpy())
+        cells = pd.get_dummies(
+            runs[["early", "late", "fraction"]].astype(str).agg("|".join, axis=1)
+        )
+        relative = pd.get_dummies(runs[["late", "fraction"]].astype(str).agg("|".join, axis=1))
+        by = {
+            "temperature": np.stack([heat, heat**2], axis=1),
+            "fraction": relative.to_numpy(float),
+            "cells": cells.to_numpy(float),
+        }
+        fits = {name: adjusted_r2(y, columns) for name, columns in by.items()}
+        rows.append({"model": model, "runs": len(y), **fits})
+    return pd.DataFrame(rows, columns=["model", "runs", "temperature", "fraction", "cells"])
+
+
+def adjusted_r2(y: np.ndarray, columns: np.ndarray) -> float:
+    """Of least squares with a constant; NaN with no more values than columns."""
+    design = np.column_stack([np.ones(len(y)), columns])
+    rank = int(np.linalg.matrix_rank(design))
+    if len(y) <= rank or y.var() == 0:
+        return math.nan
+    residuals = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    return 1 - (residuals @ residuals / (len(y) - rank)) / y.var(ddof=1)

@@ -1,0 +1,115 @@
+"""Does the atlas say in plain words what its numbers are, nothing as plainly as something?"""
+
+import csv
+import io
+import math
+
+import numpy as np
+import pytest
+from atlas_results import atlas_results
+
+from degeneracy.report.page import write_page
+from studies.atlas.figures import CAPTIONS, atlas_figures, band_of
+from studies.atlas.findings import findings, percent
+from studies.atlas.predictions import adjusted_r2, collapse, correlations, observed
+
+
+@pytest.fixture(scope="module")
+def results():
+    return atlas_results(seeds=range(1, 6), noise=0.02)
+
+
+def test_a_log_ratio_in_words():
+    assert percent(0.0) == "+0.0 %"
+    assert percent(math.log(1.123)) == "+12 %"
+    assert percent(math.log(0.958)) == "−4.2 %"
+    assert percent(math.log(3.14)) == "×3.1"
+    assert percent(math.nan) == "–"
+    assert percent(1e9) == "–"
+
+
+def test_the_largest_sure_contrast_is_the_headline(results):
+    card = findings(results).cards[0]
+    assert card.headline.startswith(
+        "At equal training loss starting with NGD instead of SGD changes λ̂ by +49 %"
+    )
+    assert [tile.name for tile in card.tiles][:2] == ["early", "late"]
+
+
+def test_a_null_result_is_said_as_plainly(results):
+    text = " ".join(findings(results).cards[0].text)
+    assert "optimizer × learning rate" in text
+    assert "equivalent to no change within 5 %" in text.replace("\u00a0", " ").replace("5%", "5 %")
+
+
+def test_nothing_sure_is_said():
+    weak = atlas_results(seeds=[1, 2], noise=3.0)
+    assert "no contrast of λ̂ is sure" in findings(weak).cards[0].headline
+
+
+def test_what_is_missing_is_said(results):
+    note = findings(results).cards[0].notes[0].line
+    assert note == (
+        "Incomplete: 120 runs of 120 with an endpoint, 5 seeds (2×256 and 8×64); planned: 10 seeds."
+    )
+
+
+def test_before_the_first_run_it_says_so():
+    empty = atlas_results(seeds=[])
+    assert findings(empty).cards[0].headline == "No run is finished yet."
+    assert atlas_figures(empty, {}) == []
+
+
+def test_every_run_is_a_line_of_the_csv(results):
+    rows = list(csv.DictReader(io.StringIO(findings(results).csv)))
+    assert len(rows) == 120
+    assert {"seed", "early", "late", "fraction", "model", "balanced", "raw"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize("seeds", [[1], range(1, 6)])
+def test_figures_and_page_at_any_number_of_seeds(seeds, tmp_path):
+    results = atlas_results(seeds=seeds)
+    sections = atlas_figures(results, {})
+    drawn = {drawing.key for section in sections for drawing in section.drawings}
+    assert drawn == set(CAPTIONS) - ({"variance"} if len(seeds) == 1 else set())
+    page = write_page(tmp_path / "report.html", "Atlas", findings(results), sections)
+    assert page.stat().st_size > 1_000_000
+
+
+def test_a_band_is_over_losses_that_all_runs_have():
+    lines = [([0.1, 0.01], [2.0, 1.0]), ([0.05, 0.005], [2.0, 1.0])]
+    grid, mean, low, high = band_of(lines)
+    assert (grid[0], grid[-1]) == pytest.approx((0.01, 0.05))
+    assert all(low <= mean)
+    assert all(mean <= high)
+    assert len(band_of(lines[:1])[0]) == 0
+    assert len(band_of([([0.1, 0.05], [1, 1]), ([0.01, 0.005], [1, 1])])[0]) == 0
+
+
+def test_a_perfect_order_has_correlation_one(results):
+    found = {(c.name, c.model): c for c in correlations(results)}
+    one = found["curvature after epoch 2 → final λ̂", "2×256"]
+    assert one.value == pytest.approx(1.0, abs=1e-3)
+    assert one.low <= one.value <= one.high
+    assert one.count == 60
+
+
+def test_a_temperature_is_rate_over_batch_with_momentum(results):
+    table = observed(results)
+    row = table[table["fraction"] == 0.25].iloc[0]
+    assert row["temperature"] == pytest.approx(0.25 * 0.1 / (64 * 0.1))
+
+
+def test_explained_variance_by_hand():
+    x, y = [0.0, 1.0, 2.0, 3.0], [0.0, 1.1, 1.9, 3.0]
+    value = adjusted_r2(np.array(y), np.array(x)[:, None])
+    slope, _ = np.polyfit(x, y, 1)
+    rest = np.array(y) - np.polyval(np.polyfit(x, y, 1), x)
+    assert slope > 0
+    assert value == pytest.approx(1 - (rest @ rest / 2) / np.var(y, ddof=1))
+    assert math.isnan(adjusted_r2(np.array([1.0]), np.array([[1.0]])))
+
+
+def test_cells_account_for_more_than_temperature(results):
+    for row in collapse(results).to_dict("records"):
+        assert row["cells"] > row["temperature"]
