@@ -159,10 +159,17 @@ CONTRASTS: dict[str, Callable[[Values, str, str], float | None]] = {
 
 
 def contrasts_of(
-    results: Mapping[str, Any], quantity: str = ENDPOINT, model: str | None = None
+    results: Mapping[str, Any],
+    quantity: str = ENDPOINT,
+    model: str | None = None,
+    table: pd.DataFrame | None = None,
 ) -> list[Contrast]:
-    """Every contrast that the runs so far allow, of one quantity, of one network or all."""
-    table = table_of(results)
+    """Every contrast that the runs so far allow, of one quantity, of one network or all.
+
+    Args:
+        table: `table_of(results)`, where it is at hand.
+    """
+    table = table_of(results) if table is None else table
     table = table if model is None else table[table["model"] == model]
     base, other = results["config"]["factorial"]["optimizers"][:2]
     margin = math.log1p(results["config"]["factorial"]["margin"])

@@ -313,11 +313,15 @@ def measure_figure(results: Mapping) -> go.Figure:
     """Early and late by every measure."""
     figure = empty_figure("Early and late, by every measure", seeds_text(results), 2)
     labels = {ENDPOINT: "λ̂, balanced", **SECONDARY}
-    wanted = [*SHOWN, *SHOWN_TOO]
+    wanted, table = [*SHOWN, *SHOWN_TOO], table_of(results)
+    contrasts = {
+        quantity: {c.name: c for c in contrasts_of(results, quantity, table=table)}
+        for quantity in wanted
+    }
     for column, name in enumerate(("early", "late"), start=1):
         rows = []
         for quantity in wanted:
-            found = {c.name: c for c in contrasts_of(results, quantity)}.get(name)
+            found = contrasts[quantity].get(name)
             if found is not None:
                 rows.append((labels[quantity], mean_of([*found.by_seed.values()])))
         figure.add_scatter(

@@ -20,6 +20,7 @@ from studies.atlas.model import fitted
 from studies.atlas.predictions import collapse, correlations
 
 SURE = 0.05  # of an adjusted p
+MOST = 100.0  # of a log ratio that is shown
 PLAIN = {
     "early": "starting with NGD instead of SGD",
     "late": "going on with NGD instead of SGD",
@@ -109,7 +110,7 @@ def sentence(contrast: Contrast, margin: float) -> str:
 
 def percent(log_ratio: float) -> str:
     """`+12 %`, of a log ratio; more than a doubling as `×3.1`."""
-    if not math.isfinite(log_ratio):
+    if not abs(log_ratio) < MOST:
         return "–"
     ratio = math.exp(log_ratio)
     if ratio > 2 or ratio < 0.5:
@@ -183,9 +184,10 @@ def contrast_table(results: Mapping) -> Table:
 
 def measure_table(results: Mapping) -> Table:
     """Early and late by every measure."""
-    rows = []
+    rows, table = [], table_of(results)
     for quantity, label in {ENDPOINT: "λ̂, balanced (the endpoint)", **SECONDARY}.items():
-        found = {c.name: mean_of([*c.by_seed.values()]) for c in contrasts_of(results, quantity)}
+        contrasts = contrasts_of(results, quantity, table=table)
+        found = {c.name: mean_of([*c.by_seed.values()]) for c in contrasts}
         row = [label]
         for name in ("early", "late", "early × late"):
             mean = found.get(name)

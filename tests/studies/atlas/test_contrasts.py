@@ -143,7 +143,7 @@ def test_the_components_are_those_that_were_put_in(noisy):
     components = fitted(noisy).components
     shifts = [SEED_SPREAD * np.random.default_rng(seed).normal() for seed in range(1, 11)]
     assert components.seed == pytest.approx(np.var(shifts, ddof=1), rel=0.05)
-    assert components.sampler == pytest.approx(0.02**2)
+    assert components.sampler == pytest.approx(0.02**2, rel=0.1)
     # 231 degrees of freedom: a variance is known to 10 %
     assert components.trajectory + components.sampler == pytest.approx(0.05**2, rel=0.3)
 

@@ -1,0 +1,58 @@
+"""What do docs/ show of a run of the atlas? The table of runs, its figures, its tables as Markdown.
+
+    python -m studies.atlas.export RUN_DIRECTORY docs/results
+
+writes `atlas.csv`, one row a run, and `atlas-….png`, and prints sentences and tables. A run that is
+not finished is taken as far as it is. The figures need Chromium and `make venv-dev`.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from degeneracy.files import write_atomically
+from degeneracy.report.pictures import draw
+from degeneracy.report.tables import Table
+from degeneracy.runs.results_file import RESULTS
+from studies.atlas.figures import atlas_figures
+from studies.atlas.findings import findings, tidy_csv
+
+
+def markdown(table: Table) -> str:
+    """A table of the report as Markdown."""
+    head = [text for text, _ in table.head]
+    rows = [[text for text, _ in row] for row in table.rows]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    parser = argparse.ArgumentParser(description="Writes what docs/ show of a run of the atlas.")
+    parser.add_argument("run", type=Path, help="run directory of the study `atlas`")
+    parser.add_argument("folder", type=Path, help="where to, such as docs/results")
+    options = parser.parse_args(arguments)
+    try:
+        results = json.loads((options.run / RESULTS).read_bytes())
+    except (OSError, ValueError) as error:
+        print(f"{options.run}: no results of a run that can be read ({error})", file=sys.stderr)
+        return 2
+    if results.get("study") != "atlas":
+        print(f"{options.run}: a run of {results.get('study')!r}; allowed: atlas", file=sys.stderr)
+        return 2
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.folder / "atlas.csv", tidy_csv(results).encode())
+    found = findings(results)
+    for card in found.cards:
+        print(f"**{card.headline}**", *card.text, *(note.line for note in card.notes), sep="\n\n")
+    for table in found.tables:
+        print(f"\n{table.caption}\n\n{markdown(table)}")
+    drawings = [drawing for section in atlas_figures(results, {}) for drawing in section.drawings]
+    for path in draw(drawings, options.folder, "atlas-"):
+        print(path, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Is a branch a copy that leaves its training as it was, and does the late optimizer take over?"""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from degeneracy.data.images import DataSplits, TensorData
+from degeneracy.training import evaluate
+from studies.branches.measure import wanted
+from studies.branches.settings import TrainingSettings
+from studies.branches.walk import (
+    DIVERGED,
+    REACHED,
+    TIRED,
+    Walk,
+    advanced,
+    annealed,
+    built,
+    network,
+    weights_of,
+)
+
+SMALL = {
+    "num_images": 640,
+    "hidden_nodes": 16,
+    "hidden_layers": 1,
+    "batch_size": 64,
+    "look_every": 5,
+    "early_lr": 0.02,
+    "late_lr": 0.02,
+    "switch_loss": 0.8,
+    "branch_losses": [0.7, 0.6, 0.4],
+    "window": [0.5, 0.45],
+    "max_epochs": 20,
+}
+
+
+@pytest.fixture(scope="module")
+def data(mnist):
+    few = TensorData(*(part[:640].clone() for part in mnist.train))
+    return DataSplits(few, TensorData(*(part[:500].clone() for part in mnist.test)))
+
+
+def walked(data, **changes):
+    walk = Walk(TrainingSettings(**SMALL | changes), data)
+    return walk, list(walk.branches())
+
+
+def test_every_loss_has_its_branch_once(data):
+    walk, branches = walked(data)
+    assert walk.outcome == REACHED
+    assert [target for branch in branches for target in branch.targets] == [0.7, 0.6, 0.4]
+    for branch in branches:
+        assert branch.left_loss <= min(branch.targets)
+        assert branch.train_loss < branch.left_loss
+
+
+def test_the_training_goes_on_as_if_no_branch_had_left(data):
+    many, _ = walked(data)
+    few, _ = walked(data, branch_losses=[0.4], window=[0.3, 0.2])
+    assert many.looks == few.looks
+
+
+def test_the_late_optimizer_is_another_one_from_the_switch_on(data):
+    alike, _ = walked(data)
+    other, _ = walked(data, late="ngd", late_lr=0.005)
+    switch = alike.switched_at
+    assert other.switched_at == switch
+    before = [look for look in alike.looks if look[0] <= switch]
+    assert other.looks[: len(before)] == before
+    assert other.looks[len(before)] != alike.looks[len(before)]
+
+
+def test_a_late_optimizer_begins_afresh_even_if_it_is_the_same(data):
+    """At the switch the momentum is lost."""
+    walk, _ = walked(data)
+    whole, _ = walked(data, switch_loss=1e-9, branch_losses=[0.4], window=[0.3, 0.2], max_epochs=6)
+    until = [look for look in walk.looks if look[0] <= walk.switched_at]
+    assert whole.looks[: len(until)] == until
+    assert whole.looks[len(until)] != walk.looks[len(until)]
+    assert whole.outcome == TIRED
+    assert whole.switched_at is None
+
+
+def test_annealing_is_an_epoch_whose_rate_falls_linearly_to_zero(data):
+    settings = TrainingSettings(**SMALL | {"momentum": 0.0, "nesterov": False})
+    torch.manual_seed(3)
+    model = network(settings)
+    generator = torch.Generator().manual_seed(5)
+    stepper = built(model, settings, "late")
+    found = weights_of(annealed(model, stepper, data.train, settings, generator))
+    by_hand = network(settings)
+    by_hand.load_state_dict(model.state_dict())
+    batches = torch.randperm(640, generator=torch.Generator().manual_seed(5)).split(64)
+    for number, index in enumerate(batches):
+        loss = cross_entropy(by_hand(data.train.inputs[index]), data.train.labels[index])
+        by_hand.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for param in by_hand.parameters():
+                param -= 0.02 * (1 - number / 10) * param.grad
+    for name, tensor in by_hand.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_annealing_keeps_the_momentum(data):
+    settings = TrainingSettings(**SMALL)
+    torch.manual_seed(3)
+    model = network(settings)
+    used, fresh = built(model, settings, "late"), built(model, settings, "late")
+    for index in torch.arange(640).split(64)[:3]:
+        advanced(model, used, data.train, index)
+    ends = [
+        weights_of(annealed(model, stepper, data.train, settings, torch.Generator()))
+        for stepper in (used, fresh)
+    ]
+    assert not torch.equal(ends[0]["layers.1.weight"], ends[1]["layers.1.weight"])
+
+
+def test_a_step_tells_its_length(data):
+    settings = TrainingSettings(**SMALL)
+    model = network(settings)
+    before = weights_of(model)
+    length = advanced(model, built(model, settings, "early"), data.train, torch.arange(64))
+    squares = sum(
+        float((after - before[name]).double().square().sum())
+        for name, after in model.state_dict().items()
+    )
+    assert length == pytest.approx(math.sqrt(squares), rel=1e-5)
+
+
+def test_a_training_that_breaks_says_so(data):
+    walk, branches = walked(data, early_lr=1e6)
+    assert walk.outcome == DIVERGED
+    assert branches == []
+
+
+def test_branches_hold_the_weights_that_their_losses_are_of(data):
+    _, branches = walked(data)
+    model = network(TrainingSettings(**SMALL))
+    for branch in branches:
+        model.load_state_dict(branch.weights)
+        assert evaluate(model, data.train)[0] == pytest.approx(branch.train_loss, rel=1e-6)
+        assert evaluate(model, data.test)[0] == pytest.approx(branch.val_loss, rel=1e-6)
+
+
+LOSSES = [0.09, 0.05, 0.028, 0.022, 0.019, 0.01, math.nan]
+
+
+@pytest.mark.parametrize(
+    ("which", "window", "expected"),
+    [
+        ("window", (0.03, 0.02), [1, 2, 3, 4]),
+        ("window", (0.05, 0.04), [1, 2]),
+        ("window", (0.2, 0.1), [0]),
+        ("window", (0.005, 0.004), [5]),
+        ("all", (0.03, 0.02), [0, 1, 2, 3, 4, 5]),
+        ("none", (0.03, 0.02), []),
+    ],
+)
+def test_what_is_measured_is_the_window_and_its_neighbours(which, window, expected):
+    assert wanted(LOSSES, which, window) == expected
