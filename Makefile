@@ -28,6 +28,11 @@ $(STUDY_TARGETS): venv
 		--no-progress-bar -p config_path "$$(realpath "$$config")"
 	@echo "report: $$($(LISTING) report build/$@.ipynb)"
 
+%-quick:  ## the small form of a study that takes hours: atlas-quick, paper-quick (15 minutes)
+	@config=experiments/args_$(subst -,_,$*)_quick.json; \
+		test -f "$$config" || { echo "make $@: there is no $$config"; exit 2; }; \
+		$(MAKE) --no-print-directory $* CONFIG=$$config
+
 demo: venv  ## a small real run, from training to report, in a minute
 	$(QUIET_BARS) $(BIN)/python experiment.py experiments/args_demo.json
 
@@ -94,7 +99,7 @@ clean:  ## remove the virtual environment and built files, keep data and runs
 	rm -rf .venv .venv-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z%-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*##/\t/' | expand -t 14
 	@echo
 	@echo "Studies: make NAME runs a notebook and builds its report; CONFIG=FILE takes another config."
 	@$(LISTING) | sed 's/^/  /'

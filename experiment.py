@@ -16,6 +16,7 @@ from degeneracy.device import DeviceError
 from degeneracy.llc.auto import PilotError
 from degeneracy.runs.store import RunStoreError
 from degeneracy.study import run_study
+from degeneracy.sweeps.grid import SweepError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except (DataError, DeviceError, PilotError, RunStoreError, OSError) as error:
+    except (DataError, DeviceError, PilotError, RunStoreError, SweepError, OSError) as error:
         print(f"experiment.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
