@@ -63,6 +63,7 @@ def content_of(factorial: FactorialSettings, model: ModelSettings, seed: int) ->
         "measurement": {
             "thorough": seed in factorial.thorough_seeds,
             "localization": model.localization,
+            "nbeta": model.nbeta,
             "num_draws": model.num_draws,
             "sampler_batch_size": model.sampler_batch_size,
         },

@@ -20,6 +20,9 @@ class ModelSettings(Section):
     localization: float = Field(
         25_000.0, gt=0, description="γ, the same for all runs (inverse weight units squared)."
     )
+    nbeta: Literal["dataset"] | Annotated[float, Field(gt=0)] = Field(
+        "dataset", description='nβ, the same for all runs: "dataset" is n/ln n, or a number.'
+    )
     num_draws: Annotated[int, Field(ge=20)] | None = Field(
         90, description="Draws a chain; null: as many as the sampler finds that it needs."
     )

@@ -190,10 +190,10 @@ def measured(walk: Walk, states: Sequence[dict], settings: Settings) -> Iterator
 
 
 def local_sampler(how: MeasurementSettings, seed: int) -> SamplerSettings:
-    """At nβ = n/ln n."""
+    """Of the local estimates."""
     return SamplerSettings(
         sampler=AUTO,
-        nbeta="dataset",
+        nbeta=how.nbeta,
         localization=how.localization,
         num_chains=how.num_chains,
         num_draws=how.num_draws,

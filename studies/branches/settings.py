@@ -124,6 +124,9 @@ class MeasurementSettings(Section):
     localization: float = Field(
         25_000.0, gt=0, description="γ of the local estimates (inverse weight units squared)."
     )
+    nbeta: Literal["dataset"] | Annotated[float, Field(gt=0)] = Field(
+        "dataset", description='nβ of the local estimates: "dataset" is n/ln n, or a number.'
+    )
     relative_localization: float = Field(
         25.0, gt=0, description="γ of the gauge-free estimate, of relative changes (no unit)."
     )
