@@ -17,7 +17,7 @@ from studies.atlas.contrasts import (
     table_of,
 )
 from studies.atlas.model import fitted
-from studies.atlas.predictions import collapse, correlations
+from studies.atlas.predictions import at_equal_rate, collapse, correlations
 
 SURE = 0.05  # of an adjusted p
 MOST = 100.0  # of a log ratio that is shown
@@ -243,6 +243,7 @@ def prediction_card(results: Mapping) -> Card | None:
             f" {share(row['temperature'])} of the variance of log λ̂ between runs, late optimizer"
             f" and relative rate for {share(row['fraction'])}, all cells for {share(row['cells'])}."
         )
+        texts += equal_rate_texts(results, row["model"])
     named = {c.name for c in found if math.isfinite(c.low) and c.low * c.high > 0}
     kept = [name for name in dict.fromkeys(c.name for c in found) if _same_sign(found, name, named)]
     headline = (
@@ -251,6 +252,23 @@ def prediction_card(results: Mapping) -> Card | None:
         else "No rank correlation is sure in every network."
     )
     return Card("What tells what", headline, text=texts)
+
+
+def equal_rate_texts(results: Mapping, model: str) -> list[str]:
+    """The contrasts at one absolute rate, and what the rate does; not planned beforehand."""
+    found = at_equal_rate(results, model)
+    if not found:
+        return []
+    told = ", ".join(
+        f"{name} {percent(found[name].value)} ({percent(found[name].low)} to"
+        f" {percent(found[name].high)})"
+        for name in ("early", "late", "early × late")
+    )
+    return [
+        f"{model}, not planned beforehand: at the same learning rate, not the same share of each"
+        f" optimizer's largest, λ̂ changes by: {told}. λ̂ goes as the rate to the power"
+        f" {signed(found['rate'].value)}."
+    ]
 
 
 def _same_sign(found, name: str, named: set[str]) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from degeneracy.sweeps.statistics import Mean, mean_of
 from studies.atlas.contrasts import ENDPOINT, table_of
 from studies.atlas.contrasts import rows_of as runs_of
 
@@ -125,6 +126,34 @@ def collapse(results: Mapping[str, Any]) -> pd.DataFrame:
         fits = {name: adjusted_r2(y, columns) for name, columns in by.items()}
         rows.append({"model": model, "runs": len(y), **fits})
     return pd.DataFrame(rows, columns=["model", "runs", "temperature", "fraction", "cells"])
+
+
+def at_equal_rate(results: Mapping[str, Any], model: str) -> dict[str, Mean]:
+    """Contrasts of log λ̂ at the same late learning rate in absolute terms, over seeds.
+
+    The plan compares equal shares of each optimizer's own largest rate; the same rate is another
+    comparison, which was not planned. Within a seed log λ̂ is fitted, by least squares, by early and
+    late optimizer, their interaction and a parabola in the logarithm of the late rate.
+
+    Returns:
+        `early`, `late`, `early × late` and `rate`, the slope in the middle of the rates; empty
+        where no seed has more runs than the fit has terms.
+    """
+    names = results["config"]["factorial"]["optimizers"][:2]
+    table = observed(results)
+    table = table[table["early"].isin(names) & table["late"].isin(names)]
+    runs = table[(table["model"] == model) & (table[ENDPOINT] > 0)]
+    found: dict[str, list[float]] = {name: [] for name in ("early", "late", "early × late", "rate")}
+    middle = np.log(table[table["model"] == model]["temperature"]).mean()
+    for _, own in runs.groupby("seed"):
+        early, late = ((own[name] == names[1]).to_numpy() - 0.5 for name in ("early", "late"))
+        heat = np.log(own["temperature"].to_numpy()) - middle
+        design = np.column_stack([early, late, early * late, heat, heat**2, np.ones(len(own))])
+        if len(own) > design.shape[1] == np.linalg.matrix_rank(design):
+            fit = np.linalg.lstsq(design, np.log(own[ENDPOINT].to_numpy()), rcond=None)[0]
+            for name, value in zip(found, fit, strict=False):
+                found[name].append(float(value))
+    return {name: mean_of(values) for name, values in found.items() if values}
 
 
 def adjusted_r2(y: np.ndarray, columns: np.ndarray) -> float:

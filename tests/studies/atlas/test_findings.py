@@ -12,7 +12,7 @@ from degeneracy.report.page import write_page
 from studies.atlas.contrasts import contrasts_of
 from studies.atlas.figures import CAPTIONS, atlas_figures, band_of
 from studies.atlas.findings import findings, percent
-from studies.atlas.predictions import adjusted_r2, collapse, correlations, observed
+from studies.atlas.predictions import adjusted_r2, at_equal_rate, collapse, correlations, observed
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +117,20 @@ def test_explained_variance_by_hand():
 def test_cells_account_for_more_than_temperature(results):
     for row in collapse(results).to_dict("records"):
         assert row["cells"] > row["temperature"]
+
+
+def test_at_equal_rates_a_law_of_the_rate_alone_has_no_contrast():
+    results = atlas_results(seeds=[1, 2, 3], noise=0.0)
+    rates = results["parts"]["rates"]
+    rates["ngd, 2×256"]["rate"] = 0.5 * rates["sgd, 2×256"]["rate"]
+    for group in results["parts"]["runs"].values():
+        for row in group["rows"]:
+            rate = row["fraction"] * rates[f"{row['late']}, {row['model']}"]["rate"]
+            for point in row["points"]["found"]:
+                point["balanced"] = {**point["balanced"], "llc": rate**-0.6}
+    found = at_equal_rate(results, "2×256")
+    assert [found[name].value for name in ("early", "late", "early × late")] == pytest.approx(
+        [0.0] * 3, abs=1e-9
+    )
+    assert found["rate"].value == pytest.approx(-0.6)
+    assert found["rate"].count == 3
