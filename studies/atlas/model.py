@@ -1,9 +1,11 @@
-"""What does a mixed linear model say beside the contrasts, and what makes runs differ?
+"""What does a mixed linear model say beside the contrasts, and what makes runs of a cell differ?
 
-log λ̂ by early and late optimizer, learning rate and network, with the seed as a random effect
-(statsmodels' MixedLM, by restricted maximum likelihood).
+log λ̂ = mean of its cell + effect of its seed + rest, with cells (combinations of all factors) fixed
+and seeds random (statsmodels' MixedLM, restricted maximum likelihood). A contrast is the same
+combination of cell means as within a seed; other than there, runs without a partner count.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,19 +14,13 @@ import numpy as np
 import pandas as pd
 from statsmodels.formula.api import mixedlm
 
-from studies.atlas.contrasts import ENDPOINT, FACTORS, table_of
+from studies.atlas.contrasts import CONTRASTS, ENDPOINT, FACTORS, table_of
 
-NAMES = {  # of the model's terms → of the contrasts
-    "early": "early",
-    "late": "late",
-    "early:late": "early × late",
-    "both:rate": "optimizer × learning rate",
-    "early:depth": "early × depth",
-}
+LEAST_SEEDS = 2
 
 
 class Term(NamedTuple):
-    """A coefficient, with its 95 % interval and two-sided p by the normal approximation."""
+    """A contrast of cell means, with its 95 % interval and p by the normal approximation."""
 
     name: str
     value: float
@@ -56,43 +52,36 @@ class Fitted(NamedTuple):
 
 
 def fitted(results: Mapping[str, Any]) -> Fitted | None:
-    """The fit to all runs with an endpoint; None with fewer than two seeds, or runs than terms."""
-    frame = design(table_of(results), results["config"]["factorial"]["optimizers"][:2])
-    deep = frame["depth"].nunique() > 1 if len(frame) else False
-    right = "early * late + rate + both:rate"
-    right += " + depth + early:depth + late:depth" if deep else ""
-    if frame["seed"].nunique() < 2 or len(frame) < 3 * len(NAMES):
+    """The fit to all runs with an endpoint; None with fewer than two seeds, or runs than cells."""
+    names = results["config"]["factorial"]["optimizers"][:2]
+    table = table_of(results)
+    kept = table[(table[ENDPOINT] > 0) & table["early"].isin(names) & table["late"].isin(names)]
+    frame = kept[["seed"]].copy()
+    frame["y"] = np.log(kept[ENDPOINT])
+    frame["relative_error"] = kept["std_error"] / kept[ENDPOINT]
+    keys = list(kept[[*FACTORS]].itertuples(index=False, name=None))
+    cells = list(dict.fromkeys(keys))
+    frame["cell"] = pd.Categorical([cells.index(key) for key in keys])
+    if frame["seed"].nunique() < LEAST_SEEDS or len(frame) <= len(cells) + LEAST_SEEDS:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a variance at its bound, 0
-        fit = mixedlm(f"y ~ {right}", frame, groups=frame["seed"]).fit(reml=True)
-    bounds = fit.conf_int()
-    terms = [
-        Term(name, float(fit.params[term]), *map(float, bounds.loc[term]), float(fit.pvalues[term]))
-        for term, name in NAMES.items()
-        if term in fit.params
-    ]
+        fit = mixedlm("y ~ 0 + cell", frame, groups=frame["seed"]).fit(reml=True)
+    terms = [term for name in CONTRASTS if (term := _term(fit, name, cells, names)) is not None]
     sampler = float(np.nanmean(frame["relative_error"] ** 2))
     own = max(0.0, float(fit.scale) - sampler)
     return Fitted(terms, Components(float(fit.cov_re.iloc[0, 0]), own, sampler), len(frame))
 
 
-def design(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Runs with an endpoint, factors as −½ and ½, so that a coefficient is a contrast.
-
-    The learning rate's is its place between the smallest and the largest, on a log scale.
-    """
-    other = names[1]
-    kept = table[(table[ENDPOINT] > 0) & table["early"].isin(names) & table["late"].isin(names)]
-    frame = kept[["seed", *FACTORS]].copy()
-    frame["y"] = np.log(kept[ENDPOINT])
-    for factor in ("early", "late"):
-        frame[factor] = (kept[factor] == other) - 0.5
-    logs = np.log(kept["fraction"].astype(float))
-    span = logs.max() - logs.min() if len(logs) else 0.0
-    frame["rate"] = (logs - logs.min()) / span - 0.5 if span else 0.0
-    layers = kept["model"].str.split("×").str[0].astype(float)
-    frame["depth"] = np.where(layers == layers.max(), 0.5, -0.5) if layers.nunique() > 1 else 0.0
-    frame["both"] = (frame["early"] + frame["late"]) / 2  # −½, 0 where mixed, ½
-    frame["relative_error"] = kept["std_error"] / kept[ENDPOINT]
-    return frame
+def _term(fit, name: str, cells: list[tuple], names: list[str]) -> Term | None:
+    """The contrast is linear in the cells' means: its weights are its values at unit vectors."""
+    weights = []
+    for place in range(len(cells)):
+        unit = {cell: float(number == place) for number, cell in enumerate(cells)}
+        weights.append(CONTRASTS[name](unit, *names))
+    if None in weights:
+        return None
+    found = fit.t_test(np.array([weights]))
+    (low, high), value = found.conf_int()[0], float(np.squeeze(found.effect))
+    p = float(np.squeeze(found.pvalue))
+    return Term(name, value, float(low), float(high), p if math.isfinite(p) else 1.0)
