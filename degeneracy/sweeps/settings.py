@@ -9,7 +9,7 @@ from degeneracy.sweeps.running import Resources
 
 
 class RunsSettings(Section):
-    """How the runs are done; it changes no number but their time."""
+    """How the runs are done."""
 
     threads: int = Field(1, ge=1, le=1024, description="CPU threads a run.")
     at_once: Annotated[int, Field(ge=1)] | None = Field(

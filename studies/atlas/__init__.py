@@ -13,7 +13,7 @@ from degeneracy.runs.work import Part
 from degeneracy.study import Study
 from studies.atlas.figures import atlas_figures
 from studies.atlas.findings import findings
-from studies.atlas.measure import measure_rates, measure_runs
+from studies.atlas.measure import all_done, measure_rates, measure_runs
 from studies.atlas.settings import Settings
 
 STUDY = Study(
@@ -22,7 +22,7 @@ STUDY = Study(
     minutes=180,
     title="What makes one solution less degenerate than another?",
     settings=Settings,
-    parts={"rates": Part(measure_rates), "runs": Part(measure_runs)},
+    parts={"rates": Part(measure_rates), "runs": Part(measure_runs, has=all_done)},
     figures=atlas_figures,
     findings=findings,
 )

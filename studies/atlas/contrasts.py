@@ -6,15 +6,14 @@ with the margin (two one-sided tests); p-values by Holm. `docs/atlas-plan.md` sa
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from degeneracy.sweeps.statistics import LEAST, Paired, holm, paired
-from studies.atlas.endpoint import endpoint, points_of, used, value_at
+from studies.atlas.endpoint import endpoint, points_of, used
 
 ENDPOINT = "balanced"  # λ̂ in balanced weights
 SECONDARY = {  # quantity → what it is
@@ -25,6 +24,7 @@ SECONDARY = {  # quantity → what it is
     "balanced_trace": "Hessian trace, balanced",
     "balanced_largest": "largest Hessian eigenvalue, balanced",
     "raw_trace": "Hessian trace, as given",
+    "raw_largest": "largest Hessian eigenvalue, as given",
     "val_loss": "validation loss",
     "norm": "|w|",
     "length": "length of the path",
@@ -46,7 +46,7 @@ class Contrast:
         by_seed: Seed → its value, in logs.
         test: Over seeds; None with fewer than two.
         adjusted: p by Holm over the contrasts that are tested; None where it is not.
-        coverage: The lowest share of runs with an endpoint, over its arms.
+        coverage: The lowest share of runs with an endpoint, over the cells it is made of.
         is_tested: Whether that is enough.
     """
 
@@ -88,7 +88,7 @@ def table_of(results: Mapping[str, Any]) -> pd.DataFrame:
 
 def _error(row: Mapping[str, Any], window: tuple[float, float]) -> float:
     """Sampler's error of the endpoint: the mean of its points', which share their noise."""
-    points = used([p for p in points_of(row) if value_at(p, ENDPOINT) is not None], window)
+    points = used(points_of(row), window)
     errors = [point[ENDPOINT]["std_error"] for point in points]
     return sum(errors) / len(errors) if None not in errors else math.nan
 
@@ -96,7 +96,44 @@ def _error(row: Mapping[str, Any], window: tuple[float, float]) -> float:
 # ---- within a seed -------------------------------------------------------------------------------
 
 
-def _mean(values: Iterator[float]) -> float | None:
+class Levels(NamedTuple):
+    """The levels between which contrasts are taken, from the config, whatever runs there are.
+
+    Attributes:
+        base, other: Optimizers.
+        slow, fast: The smallest and the largest learning rate.
+        shallow, deep: Networks of the fewest and the most layers; None where they have as many.
+    """
+
+    base: str
+    other: str
+    slow: float
+    fast: float
+    shallow: str | None
+    deep: str | None
+
+
+def levels_of(results: Mapping[str, Any]) -> Levels:
+    """The levels of a config."""
+    factorial = results["config"]["factorial"]
+    models = sorted(factorial["models"], key=lambda model: model["hidden_layers"])
+    ends = models[0], models[-1]
+    differ = ends[0]["hidden_layers"] < ends[1]["hidden_layers"]
+    names = [name_of(model) if differ else None for model in ends]
+    return Levels(
+        *factorial["optimizers"][:2],
+        min(factorial["fractions"]),
+        max(factorial["fractions"]),
+        *names,
+    )
+
+
+def name_of(model: Mapping[str, Any]) -> str:
+    """`2×256`, of a network in a config."""
+    return f"{model['hidden_layers']}×{model['hidden_nodes']}"
+
+
+def _mean(values: Iterable[float]) -> float | None:
     found = list(values)
     return sum(found) / len(found) if found else None
 
@@ -112,41 +149,35 @@ def _pairs(values: Values, place: int, first: Any, second: Any) -> dict[tuple, f
     return out
 
 
-def early(values: Values, base: str, other: str) -> float | None:
-    """NGD early against SGD early."""
-    return _mean(iter(_pairs(values, 0, base, other).values()))
+def early(values: Values, at: Levels) -> float | None:
+    """The other optimizer early against the base."""
+    return _mean(_pairs(values, 0, at.base, at.other).values())
 
 
-def late(values: Values, base: str, other: str) -> float | None:
-    """NGD late against SGD late."""
-    return _mean(iter(_pairs(values, 1, base, other).values()))
+def late(values: Values, at: Levels) -> float | None:
+    """The other optimizer late against the base."""
+    return _mean(_pairs(values, 1, at.base, at.other).values())
 
 
-def early_by_late(values: Values, base: str, other: str) -> float | None:
-    """How much more NGD early does where NGD is late too."""
-    return _mean(iter(_pairs(_pairs(values, 0, base, other), 0, base, other).values()))
+def early_by_late(values: Values, at: Levels) -> float | None:
+    """How much more the other does early where it is late too."""
+    by_late = _pairs(values, 0, at.base, at.other)
+    return _mean(_pairs(by_late, 0, at.base, at.other).values())
 
 
-def optimizer_by_rate(values: Values, base: str, other: str) -> float | None:
-    """How much more NGD throughout does, against SGD throughout, at the largest rate than at the
-    smallest.
-    """
-    rates = sorted({key[2] for key in values})
+def optimizer_by_rate(values: Values, at: Levels) -> float | None:
+    """How much more the other does throughout, at the largest rate than at the smallest."""
     pure = {key[1:]: value for key, value in values.items() if key[0] == key[1]}
-    if len(rates) < LEAST:
-        return None
-    return _mean(iter(_pairs(_pairs(pure, 0, base, other), 0, rates[0], rates[-1]).values()))
+    return _mean(_pairs(_pairs(pure, 0, at.base, at.other), 0, at.slow, at.fast).values())
 
 
-def early_by_depth(values: Values, base: str, other: str) -> float | None:
-    """How much more NGD early does in the deeper network."""
-    models = sorted({key[3] for key in values}, key=lambda name: int(name.split("×")[0]))
-    if len(models) < LEAST:
-        return None
-    return _mean(iter(_pairs(_pairs(values, 0, base, other), 2, models[0], models[-1]).values()))
+def early_by_depth(values: Values, at: Levels) -> float | None:
+    """How much more the other does early in the deeper network."""
+    by_model = _pairs(values, 0, at.base, at.other)
+    return _mean(_pairs(by_model, 2, at.shallow, at.deep).values())
 
 
-CONTRASTS: dict[str, Callable[[Values, str, str], float | None]] = {
+CONTRASTS: dict[str, Callable[[Values, Levels], float | None]] = {
     "early": early,
     "late": late,
     "early × late": early_by_late,
@@ -164,68 +195,87 @@ def contrasts_of(
     model: str | None = None,
     table: pd.DataFrame | None = None,
 ) -> list[Contrast]:
-    """Every contrast that the runs so far allow, of one quantity, of one network or all.
+    """Every contrast that the runs so far allow, of one quantity.
 
     Args:
+        model: One network; None: all of the config, from the seeds that were done with all of them.
         table: `table_of(results)`, where it is at hand.
     """
     table = table_of(results) if table is None else table
-    table = table if model is None else table[table["model"] == model]
-    base, other = results["config"]["factorial"]["optimizers"][:2]
-    margin = math.log1p(results["config"]["factorial"]["margin"])
+    table = whole_seeds(results, table) if model is None else table[table["model"] == model]
+    levels, margin = levels_of(results), math.log1p(results["config"]["factorial"]["margin"])
+    table = table[table["early"].isin(levels[:2]) & table["late"].isin(levels[:2])]
     found = []
     for name, contrast in CONTRASTS.items():
-        by_seed = dict(_by_seed(table, quantity, lambda v, c=contrast: c(v, base, other)))
-        if not by_seed:
-            continue
-        test = paired([*by_seed.values()], margin) if len(by_seed) >= LEAST else None
-        coverage = _coverage(table, quantity, name, (base, other))
-        found.append(Contrast(name, by_seed, test, None, coverage, coverage >= ENOUGH))
-    tested = {c.name: c.test.p for c in found if c.test is not None and c.is_tested}
-    adjusted = holm(tested)
+        by_seed = dict(_by_seed(table, quantity, contrast, levels))
+        if by_seed:
+            test = paired([*by_seed.values()], margin) if len(by_seed) >= LEAST else None
+            coverage = coverage_of(table, quantity, name, levels)
+            found.append(Contrast(name, by_seed, test, None, coverage, coverage >= ENOUGH))
+    adjusted = holm({c.name: c.test.p for c in found if c.test is not None and c.is_tested})
     return [
         Contrast(c.name, c.by_seed, c.test, adjusted.get(c.name), c.coverage, c.is_tested)
         for c in found
     ]
 
 
+def whole_seeds(results: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
+    """The runs of seeds that were done with every network: a mean over networks is then of the same
+    networks in every seed.
+    """
+    models = {name_of(model) for model in results["config"]["factorial"]["models"]}
+    done = table.groupby("seed")["model"].agg(set)
+    return table[table["seed"].isin(done.index[done == models])]
+
+
 def _by_seed(
-    table: pd.DataFrame, quantity: str, contrast: Callable[[Values], float | None]
+    table: pd.DataFrame,
+    quantity: str,
+    contrast: Callable[[Values, Levels], float | None],
+    levels: Levels,
 ) -> Iterator[tuple[int, float]]:
     for seed, rows in table.groupby("seed", sort=True):
         kept = rows[rows[quantity] > 0]
         keys = kept[[*FACTORS]].itertuples(index=False, name=None)
         values = {key: math.log(v) for key, v in zip(keys, kept[quantity], strict=True)}
-        value = contrast(values)
+        value = contrast(values, levels)
         if value is not None:
             yield int(seed), value
 
 
-def _coverage(table: pd.DataFrame, quantity: str, name: str, names: tuple[str, str]) -> float:
-    """The lowest share of runs with a value, over the levels of the contrast's factors."""
-    factors = {
-        "early": ["early"],
-        "late": ["late"],
-        "early × late": ["early", "late"],
-        "optimizer × learning rate": ["early", "late", "fraction"],
-        "early × depth": ["early", "model"],
-    }[name]
-    arms = table[table["early"].isin(names) & table["late"].isin(names)]
+def coverage_of(table: pd.DataFrame, quantity: str, name: str, levels: Levels) -> float:
+    """The lowest share of runs with a value, over the cells that a contrast is made of."""
     if name == "optimizer × learning rate":
-        arms = arms[arms["early"] == arms["late"]]
-        arms = arms[arms["fraction"].isin([arms["fraction"].min(), arms["fraction"].max()])]
-    shares = arms.assign(there=arms[quantity] > 0).groupby(factors)["there"].mean()
+        ends = table["fraction"].isin([levels.slow, levels.fast])
+        table = table[ends & (table["early"] == table["late"])]
+    if name == "early × depth":
+        table = table[table["model"].isin([levels.shallow, levels.deep])]
+    shares = table.assign(there=table[quantity] > 0).groupby([*FACTORS])["there"].mean()
     return float(shares.min()) if len(shares) else 0.0
 
 
 def needs_more_seeds(results: Mapping[str, Any]) -> bool:
     """Whether a contrast's 95 % interval is longer, on one side, than half the margin.
 
-    Its sign and size are not looked at.
+    Its sign and size are not looked at, nor any seed but the first ones: what further seeds bring
+    does not end their own making.
     """
-    half = HALF_OF_MARGIN * math.log1p(results["config"]["factorial"]["margin"])
-    tests = [contrast.test for contrast in contrasts_of(results)]
+    factorial = results["config"]["factorial"]
+    half = HALF_OF_MARGIN * math.log1p(factorial["margin"])
+    table = table_of(results)
+    first = table[table["seed"].isin(factorial["seeds"])]
+    tests = [contrast.test for contrast in contrasts_of(results, table=first)]
     return any(test is not None and test.mean.half_width > half for test in tests)
+
+
+def is_complete(results: Mapping[str, Any]) -> bool:
+    """Whether every seed of the plan was done with every network, the further ones if need be."""
+    factorial = results["config"]["factorial"]
+    wanted = set(factorial["seeds"])
+    done = set(whole_seeds(results, table_of(results))["seed"])
+    if wanted <= done and needs_more_seeds(results):
+        wanted |= set(factorial["further_seeds"])
+    return wanted <= done
 
 
 def arms_of(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -235,11 +285,3 @@ def arms_of(results: Mapping[str, Any]) -> pd.DataFrame:
     counted = table.groupby([*FACTORS])["why"].value_counts().unstack(fill_value=0)
     counted.insert(0, "runs", counted.sum(axis=1))
     return counted.reset_index()
-
-
-def all_cells(results: Mapping[str, Any]) -> list[tuple]:
-    """Every combination of the plan's factors, runs or not."""
-    factorial = results["config"]["factorial"]
-    names = factorial["optimizers"]
-    models = [f"{m['hidden_layers']}×{m['hidden_nodes']}" for m in factorial["models"]]
-    return list(product(names, names, factorial["fractions"], models))

@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
-CERTIFIED = "local estimate"
+from degeneracy.llc.certificates import LOCAL as CERTIFIED
+from degeneracy.llc.certificates import NO_REST as AT_NO_REST
+
+LLCS = ("balanced", "raw", "gauge_free", "published")
 NOT_REACHED, NOT_BRACKETED, NOT_CERTIFIED = "not reached", "not bracketed", "not certified"
+DIVERGED = "diverged"
 
 
 def window_mean(
@@ -68,25 +72,35 @@ def endpoint(
 ) -> tuple[float | None, str]:
     """A run's value in the window, or None and why there is none.
 
-    A λ̂ counts only where every point that it is made of is certified; but not `published`, which
-    never is, and `gauge_free`, whose distance from 0 has no yardstick.
+    A λ̂ counts only where every point that it is made of is certified. `published` never is and
+    counts all the same; of `gauge_free`, whose distance from 0 has no yardstick, rest is asked for.
     """
-    points = [p for p in points_of(row) if value_at(p, quantity) is not None]
-    losses = [point["train_loss"] for point in points]
-    value = window_mean(losses, [value_at(point, quantity) for point in points], window)
-    if value is None:
-        training = row["training"]
-        done = bool(training) and training["outcome"] == "reached"
-        return None, NOT_BRACKETED if done else NOT_REACHED
-    certifies = quantity in ("balanced", "raw")
-    if certifies and any(p[quantity]["verdict"] != CERTIFIED for p in used(points, window)):
+    training = row["training"]
+    if not training or training["outcome"] != "reached":
+        return None, DIVERGED if training and training["outcome"] == DIVERGED else NOT_REACHED
+    points = used(points_of(row), window)
+    if not points:
+        return None, NOT_BRACKETED
+    values = [value_at(point, quantity) for point in points]
+    verdicts = [(point.get(quantity) or {}).get("verdict") for point in points if quantity in LLCS]
+    uncertified = quantity in ("balanced", "raw") and set(verdicts) != {CERTIFIED}
+    if None in values or uncertified or AT_NO_REST in verdicts:
         return None, NOT_CERTIFIED
-    return value, ""
+    return window_mean([point["train_loss"] for point in points], values, window), ""
 
 
 def used(points: Sequence[Mapping[str, Any]], window: Sequence[float]) -> list[Mapping[str, Any]]:
-    """The points that a mean over the window takes: those inside and the nearest on both sides."""
+    """The points that a mean over the window takes: those inside and the nearest on both sides.
+
+    Empty where it is not bracketed.
+    """
     top, bottom = window
-    above = min((p for p in points if p["train_loss"] >= top), key=lambda p: p["train_loss"])
-    below = max((p for p in points if p["train_loss"] <= bottom), key=lambda p: p["train_loss"])
-    return [above, *(p for p in points if bottom < p["train_loss"] < top), below]
+    points = [point for point in points if point["train_loss"] is not None]
+    above = [point for point in points if point["train_loss"] >= top]
+    below = [point for point in points if point["train_loss"] <= bottom]
+    if not above or not below:
+        return []
+    inside = [point for point in points if bottom < point["train_loss"] < top]
+    first = min(above, key=lambda point: point["train_loss"])
+    last = max(below, key=lambda point: point["train_loss"])
+    return [first, *inside, last]

@@ -24,7 +24,8 @@ def markdown(table: Table) -> str:
     head = [text for text, _ in table.head]
     rows = [[text for text, _ in row] for row in table.rows]
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from studies.atlas.contrasts import (
     SECONDARY,
     Contrast,
     contrasts_of,
+    levels_of,
     rows_of,
     table_of,
     window_of,
@@ -28,10 +29,10 @@ from studies.atlas.model import fitted
 CAPTIONS = {
     "llc-against-loss": (
         "λ̂ in balanced weights of annealed branches against the training loss that they end in, a"
-        " thin line a run, a thick one the mean over seeds with its 95 % band where at least two"
-        " have a value. Panels: the early optimizer and the network. Colour: the late optimizer."
-        " Line style: the learning rate, in largest stable ones. The grey band is the window over"
-        " which the endpoint is averaged. Lower is more degenerate."
+        " thin line a run, a thick one the mean over seeds with its 95 % band, at losses that all"
+        " of them have; certified or not. Panels: the early optimizer and the network. Colour: the"
+        " late optimizer. Line style: the learning rate, in largest stable ones. The grey band is"
+        " the window over which the endpoint is averaged. Lower is more degenerate."
     ),
     "contrasts": (
         "Each contrast as a ratio of λ̂, its mean over seeds with the 95 % interval, and every"
@@ -47,9 +48,10 @@ CAPTIONS = {
         " gauge, or of how λ̂ is sampled? Means over seeds with 95 % intervals, as ratios."
     ),
     "variance": (
-        "What makes two runs of one cell differ: the seed (initial weights and data order, common"
-        " to all cells), what the run makes of it (trajectory), and the sampler. Standard deviation"
-        " of log λ̂, in percent of λ̂; squares add up. Right: the spread between cells, beside it."
+        "What makes two runs of one cell differ: the seed (initial weights, data order and the"
+        " sampler's noise, as far as they do the same to all cells), what the run makes of it"
+        " (trajectory), and what is left of the sampler's own error. Standard deviation of log λ̂,"
+        " in percent of λ̂. Right: the spread between the cells of a network, beside it."
     ),
 }
 BAND = "rgba(97, 110, 124, 0.14)"
@@ -62,7 +64,7 @@ def atlas_figures(results: Mapping, traces: Mapping) -> list[Section]:
     if not rows_of(results):
         return []
     drawn = {"llc-against-loss": loss_figure(results)}
-    if contrasts_of(results):
+    if any(contrasts_of(results, model=row["model"]) for row in rows_of(results)[:1]):
         drawn["contrasts"] = contrast_figure(results)
         drawn["rates"] = rate_figure(results)
         drawn["measures"] = measure_figure(results)
@@ -78,6 +80,12 @@ def seeds_text(results: Mapping) -> str:
     counts = table.groupby("model", sort=False)["seed"].nunique()
     done = ", ".join(f"{model}: {count} seeds" for model, count in counts.items())
     return f"{factorial['dataset'].upper()}, {factorial['num_images']:,} images; {done}"
+
+
+def over(results: Mapping) -> str:
+    """`NGD over SGD`."""
+    base, other = levels_of(results)[:2]
+    return f"{other.upper()} over {base.upper()}"
 
 
 # ---- λ̂ by loss -----------------------------------------------------------------------------------
@@ -210,8 +218,8 @@ def contrast_figure(results: Mapping) -> go.Figure:
     """A forest plot: all networks together, then each alone."""
     models = list(dict.fromkeys(row["model"] for row in rows_of(results)))
     groups: dict[str, list[Contrast]] = {}
-    if len(models) > 1:
-        groups["all networks"] = contrasts_of(results)
+    if len(results["config"]["factorial"]["models"]) > 1 and (found := contrasts_of(results)):
+        groups["all networks"] = found
     groups |= {model: contrasts_of(results, model=model) for model in models}
     figure = empty_figure("Contrasts of λ̂ at equal training loss", seeds_text(results))
     colours = [INK, "#009e73", "#e69f00", "#332288"]
@@ -224,7 +232,7 @@ def contrast_figure(results: Mapping) -> go.Figure:
         x0=1 / (1 + margin), x1=1 + margin, fillcolor=BAND, line_width=0, layer="below"
     )
     figure.add_vline(x=1, line_color=SOFT, line_width=1)
-    figure.update_xaxes(title_text="ratio of λ̂ (NGD over SGD, or of such ratios)", type="log")
+    figure.update_xaxes(title_text=f"ratio of λ̂ ({over(results)}, or of such ratios)", type="log")
     ticks = {"tickvals": list(range(len(names))), "ticktext": names}
     figure.update_yaxes(**ticks, autorange="reversed")
     figure.update_layout(hovermode="closest", height=200 + 90 * len(names))
@@ -340,8 +348,11 @@ def measure_figure(results: Mapping) -> go.Figure:
             col=column,
         )
         figure.add_vline(x=1, line_color=SOFT, line_width=1, row=1, col=column)
-        figure.update_xaxes(title_text=f"{name}: ratio NGD over SGD", type="log", col=column)
-    figure.update_yaxes(autorange="reversed")
+        figure.update_xaxes(title_text=f"{name}: ratio, {over(results)}", type="log", col=column)
+    there = [labels[quantity] for quantity in wanted if contrasts[quantity]]
+    figure.update_yaxes(
+        autorange="reversed", categoryorder="array", categoryarray=there, range=[-0.5, len(there)]
+    )
     figure.update_yaxes(showticklabels=False, col=2)
     figure.update_layout(hovermode="closest", height=200 + 32 * len(wanted))
     return figure
@@ -362,7 +373,7 @@ def variance_figure(results: Mapping) -> go.Figure:
         "seed": math.sqrt(components.seed),
         "trajectory": math.sqrt(components.trajectory),
         "sampler": math.sqrt(components.sampler),
-        "between cells": float(cells.mean().std()),
+        "between cells": float(cells.mean().groupby("model").std().mean()),
     }
     figure = empty_figure("What makes runs differ", seeds_text(results))
     figure.add_bar(

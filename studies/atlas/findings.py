@@ -13,6 +13,9 @@ from studies.atlas.contrasts import (
     Contrast,
     arms_of,
     contrasts_of,
+    is_complete,
+    levels_of,
+    needs_more_seeds,
     rows_of,
     table_of,
 )
@@ -21,15 +24,22 @@ from studies.atlas.predictions import at_equal_rate, collapse, correlations
 
 SURE = 0.05  # of an adjusted p
 MOST = 100.0  # of a log ratio that is shown
+MAIN = ("early", "late")  # contrasts of one factor; the others are ratios of such ratios
 PLAIN = {
-    "early": "starting with NGD instead of SGD",
-    "late": "going on with NGD instead of SGD",
-    "early × late": "starting with NGD, where NGD goes on, against where SGD does",
+    "early": "starting with {other} instead of {base}",
+    "late": "going on with {other} instead of {base}",
+    "early × late": "starting with {other}, where {other} goes on, against where {base} does",
     "optimizer × learning rate": (
-        "NGD instead of SGD throughout, at the largest rate against at the smallest"
+        "{other} instead of {base} throughout, at the largest rate against at the smallest"
     ),
-    "early × depth": "starting with NGD, in the deeper network against in the other",
+    "early × depth": "starting with {other}, in the deeper network against in the other",
 }
+
+
+def plain(results: Mapping, name: str) -> str:
+    """What a contrast compares, with the optimizers' names."""
+    base, other = (text.upper() for text in levels_of(results)[:2])
+    return PLAIN[name].format(base=base, other=other)
 
 
 def findings(results: Mapping) -> Findings:
@@ -55,57 +65,65 @@ def tidy_csv(results: Mapping) -> str:
 
 def contrast_card(results: Mapping) -> Card:
     """The answer to the question."""
-    found = contrasts_of(results)
     table = table_of(results)
-    done, seeds = int(table[ENDPOINT].notna().sum()), table["seed"].nunique()
+    models = list(dict.fromkeys(table["model"]))
+    found = contrasts_of(results) or contrasts_of(results, model=models[0])
+    per_model = table.groupby("model", sort=False)["seed"].nunique()
+    counted = listed([f"{model}: {count_of(n, 'seed')}" for model, n in per_model.items()])
+    done = int(table[ENDPOINT].notna().sum())
+    state = f"{count_of(done, 'run')} of {len(table)} with an endpoint ({counted})"
     factorial = results["config"]["factorial"]
-    planned = len(factorial["seeds"])
-    state = (
-        f"{count_of(done, 'run')} of {len(table)} with an endpoint, {count_of(seeds, 'seed')}"
-        f" ({listed(list(dict.fromkeys(table['model'])))})"
-    )
-    whole = seeds >= planned and table["model"].nunique() == len(factorial["models"])
-    headline = verdict(found) if found else "No contrast can be taken yet."
-    notes = [] if whole else [Note(f"Incomplete: {state}; planned: {planned} seeds.")]
+    planned = f"{count_of(len(factorial['seeds']), 'seed')}"
+    if needs_more_seeds(results):
+        planned += f", and {len(factorial['further_seeds'])} more, for an interval is too long"
+    notes = [] if is_complete(results) else [Note(f"Incomplete: {state}; planned: {planned}.")]
+    texts = [sentence(results, contrast) for contrast in found]
     return Card(
         "What makes one solution less degenerate than another?",
-        headline,
+        verdict(results, found),
         tiles=[Tile(c.name, percent(mean_of([*c.by_seed.values()]).value)) for c in found],
         drawing="contrasts",
-        text=[f"{state}.", *(sentence(c, factorial["margin"]) for c in found), *rate_text(results)],
+        text=[f"{state}.", *texts, *rate_text(results)],
         notes=notes,
     )
 
 
-def verdict(found: list[Contrast]) -> str:
-    """Which contrasts are sure, in one sentence."""
+def verdict(results: Mapping, found: list[Contrast]) -> str:
+    """Which contrasts are sure, in two sentences."""
+    if not any(c.adjusted is not None for c in found):
+        return "No contrast of λ̂ can be tested yet."
     sure = [c for c in found if c.adjusted is not None and c.adjusted < SURE]
     if not sure:
         return "At equal training loss no contrast of λ̂ is sure after Holm's correction."
-    largest = max(sure, key=lambda c: abs(c.test.mean.value))
-    others = [c.name for c in sure if c is not largest]
-    more = f" Sure too: {listed(others)}." if others else " No other contrast is sure."
-    return (
-        f"At equal training loss {PLAIN[largest.name]} changes λ̂ by"
-        f" {percent(largest.test.mean.value)}.{more}"
+    main = [c for c in sure if c.name in MAIN]
+    if not main:
+        return f"At equal training loss only {listed([c.name for c in sure])} is sure."
+    told = listed(
+        [f"{plain(results, c.name)} changes λ̂ by {percent(c.test.mean.value)}" for c in main]
     )
+    others = [c.name for c in sure if c not in main]
+    more = f" Sure too: {listed(others)}." if others else ""
+    return f"At equal training loss {told}.{more}"
 
 
-def sentence(contrast: Contrast, margin: float) -> str:
+def sentence(results: Mapping, contrast: Contrast) -> str:
     """A contrast with its interval, its p and whether it is equivalent to nothing."""
+    margin = results["config"]["factorial"]["margin"]
     mean = mean_of([*contrast.by_seed.values()])
-    text = f"{contrast.name} ({PLAIN[contrast.name]}): λ̂ {percent(mean.value)}"
+    kind = "λ̂" if contrast.name in MAIN else "ratio of λ̂'s ratios"
+    text = f"{contrast.name} ({plain(results, contrast.name)}): {kind} {percent(mean.value)}"
     if contrast.test is None:
         return f"{text}, one seed: no interval."
     text += f" (95 %: {percent(mean.low)} to {percent(mean.high)}; {count_of(mean.count, 'seed')}"
     if contrast.adjusted is None:
         return f"{text}); not tested, for an arm has an endpoint in {contrast.coverage:.0%} only."
-    text += f"; p = {p_text(contrast.adjusted)} by Holm)"
-    if contrast.test.equivalence_p < SURE:
+    text += f"; p {relation(contrast.adjusted)} by Holm)"
+    small = contrast.test.equivalence_p < SURE
+    if contrast.adjusted < SURE:
+        return f"{text}; a change, though smaller than {margin:.0%}." if small else f"{text}."
+    if small:
         return f"{text}; equivalent to no change within {margin:.0%}."
-    if contrast.adjusted >= SURE:
-        return f"{text}; neither a change nor its absence is shown."
-    return f"{text}."
+    return f"{text}; neither a change nor its absence is shown."
 
 
 def percent(log_ratio: float) -> str:
@@ -117,6 +135,12 @@ def percent(log_ratio: float) -> str:
         return f"×{ratio:.2g}"
     change = 100 * (ratio - 1)
     return f"{change:+.{1 if abs(change) < 9.95 else 0}f} %".replace("-", "−")
+
+
+def relation(p: float) -> str:
+    """`= 0.012`, `< 0.0001`."""
+    text = p_text(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def p_text(p: float) -> str:
@@ -150,7 +174,7 @@ def contrast_table(results: Mapping) -> Table:
     fit = fitted(results)
     beside = {} if fit is None else {term.name: term for term in fit.terms}
     rows = []
-    for model in [None, *models] if len(models) > 1 else [None]:
+    for model in [None, *models] if len(results["config"]["factorial"]["models"]) > 1 else [None]:
         for c in contrasts_of(results, model=model):
             mean = mean_of([*c.by_seed.values()])
             term = beside.get(c.name) if model is None else None
@@ -160,9 +184,9 @@ def contrast_table(results: Mapping) -> Table:
                     model or " and ".join(models),
                     percent(mean.value),
                     f"{percent(mean.low)} to {percent(mean.high)}",
-                    "–" if c.test is None else p_text(c.test.p),
+                    "–" if c.adjusted is None else p_text(c.test.p),
                     "–" if c.adjusted is None else p_text(c.adjusted),
-                    "–" if c.test is None else p_text(c.test.equivalence_p),
+                    "–" if c.adjusted is None else p_text(c.test.equivalence_p),
                     "–"
                     if term is None
                     else f"{percent(term.value)} ({percent(term.low)} to {percent(term.high)})",
@@ -176,8 +200,9 @@ def contrast_table(results: Mapping) -> Table:
     ]
     note = (
         "Ratios of λ̂ at equal training loss. p of a mean of 0 over seeds (Student); of a change"
-        " beyond the margin (two one-sided tests). The mixed model has the seed as random effect."
-        " Least coverage: the share of an arm's runs with a certified endpoint."
+        " beyond the margin (two one-sided tests, not corrected). Holm's correction is over the"
+        " contrasts tested of the same networks. The mixed model has the seed as random effect."
+        " Least coverage: the least share of runs with a certified endpoint, over cells."
     )
     return Table("Contrasts", note, head, rows, row_headers=True)
 
@@ -247,9 +272,9 @@ def prediction_card(results: Mapping) -> Card | None:
     named = {c.name for c in found if math.isfinite(c.low) and c.low * c.high > 0}
     kept = [name for name in dict.fromkeys(c.name for c in found) if _same_sign(found, name, named)]
     headline = (
-        f"Sure, and of one sign in every network: {listed(kept)}."
+        f"Of one sign, with an interval that excludes 0, in every network: {listed(kept)}."
         if kept
-        else "No rank correlation is sure in every network."
+        else "No rank correlation has an interval that excludes 0 in every network."
     )
     return Card("What tells what", headline, text=texts)
 

@@ -1,6 +1,7 @@
 """The largest stable rates, then the runs, seed by seed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,9 @@ from degeneracy.data.files import ensure_data_files
 from degeneracy.data.images import TensorData, load_data
 from degeneracy.models.networks import FFNN
 from degeneracy.optimizers.kinds import KINDS
-from degeneracy.optimizers.rates import Search, largest_stable_rate
+from degeneracy.optimizers.rates import Rule, Search, largest_stable_rate
 from degeneracy.runs.work import PROJECT, Measured, Work
-from degeneracy.sweeps.sweep import run_sweep, sweep_of
+from degeneracy.sweeps.sweep import DONE, run_sweep, sweep_of
 from studies.atlas.contrasts import needs_more_seeds
 from studies.atlas.plan import STUDY, axis_of, cells, content_of, group_key
 from studies.atlas.settings import FactorialSettings, ModelSettings
@@ -50,7 +51,12 @@ def training_images(work: Work) -> TensorData:
 
 
 def searched(
-    optimizer: str, model: ModelSettings, data: TensorData, seeds: list[int], num_rates: int
+    optimizer: str,
+    model: ModelSettings,
+    data: TensorData,
+    seeds: list[int],
+    batch_size: int,
+    num_rates: int,
 ) -> Search:
     """The search of one optimizer on one network."""
     kind = KINDS[optimizer]
@@ -60,7 +66,8 @@ def searched(
         lambda network, rate: kind.build(network, cross_entropy, kind.settings(lr=rate, **own)),
         data,
         seeds,
-        count=num_rates,
+        Rule(batch_size=batch_size),
+        num_rates,
     )
 
 
@@ -95,7 +102,8 @@ def rows_of(work: Work, model: ModelSettings, seed: int) -> Iterator[dict[str, A
         work.store.directory / "runs" / folder,
     )
     runs = work.settings.runs
-    _, states = run_sweep(sweep, studies.find, runs.resources, runs.retries, say=work_log)
+    given = replace(runs.resources, device=work.device.type)
+    _, states = run_sweep(sweep, studies.find, given, runs.retries, say=work_log)
     for cell, state in zip(cells(factorial), states, strict=True):
         row = {"model": model.name, "seed": seed, **cell._asdict()}
         row |= {"status": state.status, "reason": state.reason, "seconds": state.seconds}
@@ -107,3 +115,9 @@ def rows_of(work: Work, model: ModelSettings, seed: int) -> Iterator[dict[str, A
 
 
 work_log = partial(print, flush=True)
+
+
+def all_done(work: Work, key: str) -> bool:
+    """Whether a network and seed have all their runs: one that failed is tried once more."""
+    rows = work.found().get(key, {"rows": []})["rows"]
+    return bool(rows) and all(row["status"] in DONE for row in rows)

@@ -1,8 +1,9 @@
 """What does a mixed linear model say beside the contrasts, and what makes runs of a cell differ?
 
 log λ̂ = mean of its cell + effect of its seed + rest, with cells (combinations of all factors) fixed
-and seeds random (statsmodels' MixedLM, restricted maximum likelihood). A contrast is the same
-combination of cell means as within a seed; other than there, runs without a partner count.
+and seeds, each network's own, random (statsmodels' MixedLM, restricted maximum likelihood). A
+contrast is the same combination of cell means as within a seed; other than there, runs without a
+partner count.
 """
 
 import math
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.formula.api import mixedlm
 
-from studies.atlas.contrasts import CONTRASTS, ENDPOINT, FACTORS, table_of
+from studies.atlas.contrasts import CONTRASTS, ENDPOINT, FACTORS, Levels, levels_of, table_of
 
 LEAST_SEEDS = 2
 
@@ -33,7 +34,8 @@ class Components(NamedTuple):
     """Variances of log λ̂ within a cell of the plan.
 
     Attributes:
-        seed: Between seeds, common to all cells.
+        seed: Between seeds, common to all cells of a network; with it the sampler's noise as far as
+            it is common, for a seed has one.
         trajectory: What is left between runs, without the sampler's.
         sampler: The mean squared relative error of the estimates.
     """
@@ -53,32 +55,33 @@ class Fitted(NamedTuple):
 
 def fitted(results: Mapping[str, Any]) -> Fitted | None:
     """The fit to all runs with an endpoint; None with fewer than two seeds, or runs than cells."""
-    names = results["config"]["factorial"]["optimizers"][:2]
-    table = table_of(results)
+    levels, table = levels_of(results), table_of(results)
+    names = levels[:2]
     kept = table[(table[ENDPOINT] > 0) & table["early"].isin(names) & table["late"].isin(names)]
     frame = kept[["seed"]].copy()
     frame["y"] = np.log(kept[ENDPOINT])
     frame["relative_error"] = kept["std_error"] / kept[ENDPOINT]
     keys = list(kept[[*FACTORS]].itertuples(index=False, name=None))
     cells = list(dict.fromkeys(keys))
+    frame["group"] = kept["seed"].astype(str) + ", " + kept["model"]
     frame["cell"] = pd.Categorical([cells.index(key) for key in keys])
     if frame["seed"].nunique() < LEAST_SEEDS or len(frame) <= len(cells) + LEAST_SEEDS:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a variance at its bound, 0
-        fit = mixedlm("y ~ 0 + cell", frame, groups=frame["seed"]).fit(reml=True)
-    terms = [term for name in CONTRASTS if (term := _term(fit, name, cells, names)) is not None]
+        fit = mixedlm("y ~ 0 + cell", frame, groups=frame["group"]).fit(reml=True)
+    terms = [term for name in CONTRASTS if (term := _term(fit, name, cells, levels)) is not None]
     sampler = float(np.nanmean(frame["relative_error"] ** 2))
     own = max(0.0, float(fit.scale) - sampler)
     return Fitted(terms, Components(float(fit.cov_re.iloc[0, 0]), own, sampler), len(frame))
 
 
-def _term(fit, name: str, cells: list[tuple], names: list[str]) -> Term | None:
+def _term(fit, name: str, cells: list[tuple], levels: Levels) -> Term | None:
     """The contrast is linear in the cells' means: its weights are its values at unit vectors."""
     weights = []
     for place in range(len(cells)):
         unit = {cell: float(number == place) for number, cell in enumerate(cells)}
-        weights.append(CONTRASTS[name](unit, *names))
+        weights.append(CONTRASTS[name](unit, levels))
     if None in weights:
         return None
     found = fit.t_test(np.array([weights]))

@@ -1,7 +1,8 @@
 """What is known early, and does it tell how degenerate a run will end, or how well it generalises?
 
 Rank correlations over runs, with intervals by resampling whole seeds: runs of a seed share initial
-weights and data order, and are not independent.
+weights and data order, and are not independent. They are over all cells: what a learning rate or an
+optimizer does to both sides is in them.
 """
 
 import math
@@ -13,12 +14,12 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from degeneracy.sweeps.statistics import Mean, mean_of
-from studies.atlas.contrasts import ENDPOINT, table_of
+from studies.atlas.contrasts import ENDPOINT, levels_of, table_of
 from studies.atlas.contrasts import rows_of as runs_of
 
 RESAMPLES = 1_000
 LEAST_RUNS = 8
-LEAST_SEEDS = 3
+LEAST_SEEDS = 5
 MOMENTUM = 0.9  # of every run
 
 ASKED = {  # name → (what tells, what it is to tell)
@@ -74,7 +75,7 @@ def temperature(results: Mapping[str, Any], row: Mapping[str, Any]) -> float:
 
 
 def correlations(results: Mapping[str, Any], seed: int = 0) -> list[Correlation]:
-    """Every question, network by network: one network's answer is held out from the other's."""
+    """Every question, network by network."""
     table = observed(results)
     found = []
     for model, runs in table.groupby("model", sort=False):
@@ -103,7 +104,7 @@ def _correlation(
 
 
 def collapse(results: Mapping[str, Any]) -> pd.DataFrame:
-    """How much of log λ̂'s variance is left between runs of a network, given what is said.
+    """How much of log λ̂'s variance between runs of a network is accounted for.
 
     Returns:
         One row a network: `model`, `runs`, and R² (adjusted) of log λ̂ by log temperature alone
@@ -139,7 +140,7 @@ def at_equal_rate(results: Mapping[str, Any], model: str) -> dict[str, Mean]:
         `early`, `late`, `early × late` and `rate`, the slope in the middle of the rates; empty
         where no seed has more runs than the fit has terms.
     """
-    names = results["config"]["factorial"]["optimizers"][:2]
+    names = levels_of(results)[:2]
     table = observed(results)
     table = table[table["early"].isin(names) & table["late"].isin(names)]
     runs = table[(table["model"] == model) & (table[ENDPOINT] > 0)]

@@ -132,8 +132,18 @@ class FactorialSettings(Section):
     )
 
 
+@rule("search.seeds", "factorial.seeds", "factorial.further_seeds")
+def search_has_its_own_seeds(search: list[int], seeds: list[int], more: list[int]) -> str | None:
+    """A rate is not found on the runs that use it."""
+    if shared := sorted({*search} & {*seeds, *more}):
+        return f"{shown(shared)} given, seeds of runs too; allowed: seeds that no run uses"
+    return None
+
+
 class Settings(Section):
     """What makes one solution less degenerate than another; every key has a default."""
+
+    rules = (search_has_its_own_seeds,)
 
     factorial: FactorialSettings = Field(default_factory=FactorialSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)

@@ -41,8 +41,7 @@ def branch_table(training: Mapping, points: Mapping | None) -> Table:
     for place, branch in enumerate(training["branches"]):
         row = [
             ", ".join(f"{target:g}" for target in branch["targets"]),
-            f"{branch['train_loss']:.4f}",
-            f"{branch['val_loss']:.4f}",
+            *(loss_text(branch[key]) for key in ("train_loss", "val_loss")),
         ]
         there = found.get(place, {})
         for name in MEASURES:
@@ -59,3 +58,8 @@ def estimate_text(estimate: Mapping | None) -> str:
         return "–"
     value = with_error(estimate["llc"], estimate["std_error"])
     return f"{value}, {estimate['verdict']}" if estimate.get("verdict") else value
+
+
+def loss_text(loss: float | None) -> str:
+    """A loss in nats; `–` of a branch that is not finite."""
+    return "–" if loss is None else f"{loss:.4f}"

@@ -257,8 +257,11 @@ def relative_trace(
 
 
 def early_record(walk: Walk, how: MeasurementSettings) -> dict[str, Any] | None:
-    """Loss and curvature of the balanced weights after epoch 2; None where there are none."""
-    if walk.early_weights is None:
+    """Loss and curvature of the balanced weights after epoch 2; None where there are none that are
+    finite.
+    """
+    early = walk.early_weights
+    if early is None or not all(torch.isfinite(tensor).all() for tensor in early.values()):
         return None
     model = network(walk.settings).to(walk.data.train.labels.device)
     state = balanced(model, walk.early_weights)

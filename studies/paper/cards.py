@@ -116,7 +116,8 @@ def _rank_correlation(results: Mapping[str, Any]) -> str | None:
     """Spearman's between LLC and κ over settings (means over seeds)."""
     settings = [of for key in ("alpha", "epsilon") for of in scan_rows(results, key).values()]
     both = [(values_of(of, "kappa"), values_of(of, "llc")) for of in settings]
-    pairs = [(mean_of(k).value, mean_of(llc).value) for k, llc in both if k and llc]
+    # The published setting is in both scans.
+    pairs = {(mean_of(k).value, mean_of(llc).value) for k, llc in both if k and llc}
     if len(pairs) < 4:
         return None
     found = stats.spearmanr(*zip(*pairs, strict=True))
@@ -162,7 +163,11 @@ def rates_card(results: Mapping[str, Any]) -> Card:
         equal = differences_of(at_equal_loss(rows, "ngd", name))
         text.append(
             f"NGD − {called(name)} at equal training loss: "
-            + ("their losses never meet." if equal is None else f"{paired_text(equal)}.")
+            + (
+                "there is no loss at which both were measured."
+                if equal is None
+                else f"{paired_text(equal)}."
+            )
         )
     return Card("The learning rate beside the optimizer", headline, drawing="rates", text=text)
 
@@ -187,7 +192,11 @@ def overfitting_card(results: Mapping[str, Any]) -> Card:
                 f"{called(name)}: validation loss is least at {mean_text(least)} and ends at"
                 f" {mean_text(mean_of(ends))}."
             )
-    headline = f"Validation loss is least with {listed(said)}." if said else "Nothing to say yet."
+    headline = (
+        f"Validation loss comes to its least with {listed(said)}."
+        if said
+        else "Nothing to say yet."
+    )
     for nbeta, what in (("batch", "The published WBIC"), ("dataset", "WBIC at nβ = n/ln n")):
         of_kind = [row for row in rows if row["factors"]["nbeta"] == nbeta]
         for name in optimizers_of(of_kind):

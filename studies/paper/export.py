@@ -52,6 +52,7 @@ VALUES = (
     "hessian_trace_std_error",
     "kappa",
 )
+SHAPE = ("hidden_layers", "hidden_nodes", "hidden_conv_layers")  # which a failed run has too
 DIGITS = 6  # significant ones
 
 
@@ -65,7 +66,8 @@ def final_table(results: Mapping[str, Any]) -> pd.DataFrame:
         return pd.DataFrame(columns=[*ABOUT, *VALUES])
     for name in {*ABOUT, *VALUES} - set(table.columns):
         table[name] = None
-    own = ["part", "key", "dataset", "model", "seed", "optimizer", "nbeta"]
+    own = ["part", "key", "dataset", "model", "seed", "optimizer", "nbeta", *SHAPE]
+    own = [name for name in own if name in table]
     last = table.groupby(own, sort=False, dropna=False).tail(1)[[*ABOUT, *VALUES]].copy()
     for name in VALUES:
         last[name] = [None if pd.isna(v) else float(f"{v:.{DIGITS}g}") for v in last[name]]

@@ -80,8 +80,8 @@ CAPTIONS = {
     ),
     "wbic": (
         "WBIC at the same checkpoints. Left as published, at nβ = m/ln m, where n times the mean"
-        " sampled loss is no WBIC in Watanabe's sense; right at nβ = n/ln n, where it is, with a"
-        f" localisation that keeps the chains near. {SEEDS}"
+        " sampled loss is no WBIC in Watanabe's sense; right at nβ = n/ln n, the temperature of"
+        f" his, but local: a pull γ keeps the chains near the checkpoint. {SEEDS}"
     ),
 }
 

@@ -81,14 +81,20 @@ def sizes_card(results: Mapping[str, Any], llc: Mapping[Network, Compared]) -> C
         f"NGD's mean LLC ends higher than SGD's in {higher} of {count_of(len(llc), 'network')}"
     )
     if tested:
-        beyond = sum(one.p < LEVEL for one in tested.values())
-        headline += f", beyond chance (Welch, Holm) in {beyond} of the {len(tested)} tested."
+        sure = [one.difference > 0 for one in tested.values() if one.p < LEVEL]
+        headline += f", beyond chance (Welch, Holm) in {sum(sure)} of the {len(tested)} tested"
+        lower = len(sure) - sum(sure)
+        headline += f", and lower beyond chance in {lower}." if lower else "."
     else:
         headline += "; one seed of each allows no test."
     if equal:
         means = [_mean_difference(one) for one in equal.values()]
         pairs = [one for one in equal.values() if isinstance(one, Paired)]
-        beyond = f", beyond chance in {sum(one.p < LEVEL for one in pairs)} of {len(pairs)} tested"
+        sure = [one.mean.value > 0 for one in pairs if one.p < LEVEL]
+        beyond = (
+            f" (of {len(pairs)} tested, not corrected: {sum(sure)} above 0 beyond chance,"
+            f" {len(sure) - sum(sure)} below)"
+        )
         headline += f" At equal training loss the difference is {_range(means)}"
         headline += f"{beyond if pairs else ''}."
     tiles = [

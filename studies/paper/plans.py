@@ -82,15 +82,22 @@ def _rates(settings: Settings) -> dict[str, Plan]:
 def _overfitting(settings: Settings) -> dict[str, Plan]:
     """A sweep a seed, of two runs that train alike: sampled at n/ln n, and as published."""
     chosen, published = settings.overfitting, settings.sampler
-    keys = ("nbeta", "localization", "sampler_lr", "num_burnin_steps")
+    keys = ("nbeta", "localization", "sampler_lr", "num_burnin_steps", "num_draws")
     steps = (
         (
             "dataset",
             chosen.dataset_localization,
             chosen.dataset_sampler_lr,
             chosen.dataset_num_burnin_steps,
+            chosen.dataset_num_draws,
         ),
-        ("batch", published.localization, published.sampler_lr, published.num_burnin_steps),
+        (
+            "batch",
+            published.localization,
+            published.sampler_lr,
+            published.num_burnin_steps,
+            published.num_draws,
+        ),
     )
     axis = Axis(tuple(f"devinterp.{key}" for key in keys), steps)
     found = {}

@@ -176,6 +176,12 @@ class OverfittingSettings(Section):
     dataset_num_burnin_steps: int = Field(
         600, ge=0, le=10_000_000, description="Steps before the first draw at nβ = n/ln n."
     )
+    dataset_num_draws: int = Field(
+        2_000,
+        ge=4,
+        le=10_000_000,
+        description="Draws a chain at nβ = n/ln n: ten relaxation times 2/(εγ), as they are.",
+    )
     seeds: Seeds = Field([1, 2, 3], description=SEEDS)
 
 

@@ -1,5 +1,6 @@
 """Do contrasts, the mixed model and its components find the law that made the runs?"""
 
+import json
 import math
 
 import numpy as np
@@ -63,9 +64,10 @@ def test_intervals_over_seeds_are_students_and_p_is_holms(noisy):
     margin = math.log1p(0.05)
     tests = {c.name: paired([*c.by_seed.values()], margin) for c in found}
     assert {c.name: c.test for c in found} == tests
-    ordered = sorted(found, key=lambda c: c.test.p)
-    for place, contrast in enumerate(ordered):
-        assert contrast.adjusted >= min(1.0, (5 - place) * contrast.test.p) - 1e-12
+    highest = 0.0
+    for place, contrast in enumerate(sorted(found, key=lambda c: c.test.p)):
+        highest = max(highest, min(1.0, (5 - place) * contrast.test.p))
+        assert contrast.adjusted == pytest.approx(highest)
 
 
 def test_the_law_is_within_the_intervals_or_near(noisy):
@@ -88,18 +90,64 @@ def test_pairs_without_a_partner_are_left_out():
 
 
 def test_what_is_covered_too_little_is_reported_and_not_tested():
-    lost = {
-        (seed, "ngd", late, 0.0625, model)
-        for seed in (1, 2, 3, 4)
-        for late in ("sgd", "ngd")
-        for model in ("2×256", "8×64")
-    }
+    """One cell of the early contrast has an endpoint in a quarter of its runs."""
+    lost = {(seed, "ngd", "ngd", 0.0625, "2×256") for seed in (1, 2, 3)}
     found = {c.name: c for c in contrasts_of(atlas_results(missing=lost))}
-    assert found["early"].coverage == pytest.approx(2 / 3)
+    assert found["early"].coverage == pytest.approx(1 / 4)
     assert not found["early"].is_tested
     assert found["early"].adjusted is None
     assert found["early"].test is not None
-    assert found["late"].is_tested
+
+
+def test_only_cells_of_a_contrast_count_in_its_coverage():
+    lost = {(seed, "ngd", "sgd", 0.25, "2×256") for seed in (1, 2, 3)}
+    found = {c.name: c for c in contrasts_of(atlas_results(missing=lost))}
+    assert not found["late"].is_tested
+    assert found["optimizer × learning rate"].coverage == 1.0
+    assert found["optimizer × learning rate"].is_tested
+
+
+def test_a_mean_over_networks_is_of_seeds_that_have_them_all():
+    results = atlas_results(seeds=range(1, 5), noise=0.0)
+    for seed in (3, 4):
+        del results["parts"]["runs"][f"8×64, seed {seed}"]
+    (early, *_) = contrasts_of(results)
+    assert list(early.by_seed) == [1, 2]
+    assert early.test.mean.value == pytest.approx(EFFECTS["early"])
+    assert list(contrasts_of(results, model="2×256")[0].by_seed) == [1, 2, 3, 4]
+    assert not is_complete(results)
+
+
+def test_the_largest_rate_is_the_plans_whatever_is_missing():
+    """A seed without its fastest runs has no contrast with the rate, not one of other rates."""
+    lost = {(1, n, n, 0.6667, m) for n in ("sgd", "ngd") for m in ("2×256", "8×64")}
+    found = {c.name: c for c in contrasts_of(atlas_results(missing=lost))}
+    assert list(found["optimizer × learning rate"].by_seed) == [2, 3, 4]
+
+
+def test_the_first_optimizer_is_what_others_are_compared_with(exact):
+    results = {**exact, "config": json.loads(json.dumps(exact["config"]))}
+    results["config"]["factorial"]["optimizers"] = ["ngd", "sgd"]
+    found = {c.name: c for c in contrasts_of(results)}
+    assert found["early"].test.mean.value == pytest.approx(-EFFECTS["early"])
+    assert found["early × late"].test.mean.value == pytest.approx(EFFECTS["early × late"])
+
+
+def test_a_third_optimizer_is_in_no_contrast_of_the_first_two(exact):
+    results = json.loads(json.dumps(exact))
+    for group in results["parts"]["runs"].values():
+        third = [{**row, "late": "adamw"} for row in group["rows"] if row["late"] == "sgd"]
+        for row in third:
+            for point in row["points"]["found"]:
+                point["balanced"]["llc"] = 1e6 if row["early"] == "ngd" else 1e-6
+        group["rows"] += third
+    results["config"]["factorial"]["optimizers"] = ["sgd", "ngd", "adamw"]
+    assert contrasts_of(results)[0].test.mean.value == pytest.approx(EFFECTS["early"])
+
+
+def test_networks_of_one_depth_have_no_contrast_of_depth():
+    results = atlas_results(models=((256, 2), (64, 2)), noise=0.0)
+    assert "early × depth" not in [c.name for c in contrasts_of(results)]
 
 
 def test_one_seed_has_contrasts_and_no_test():
@@ -112,6 +160,20 @@ def test_one_seed_has_contrasts_and_no_test():
 def test_more_seeds_are_asked_for_by_width_alone():
     assert not needs_more_seeds(atlas_results(seeds=range(1, 11), noise=0.005))
     assert needs_more_seeds(atlas_results(seeds=range(1, 11), noise=0.4))
+
+
+def test_further_seeds_do_not_end_their_own_making():
+    results = atlas_results(seeds=range(1, 13), noise=0.005)
+    wide = atlas_results(seeds=range(1, 11), noise=0.4)
+    results["parts"]["runs"] |= wide["parts"]["runs"]
+    assert needs_more_seeds(results)
+    assert not is_complete(results)
+
+
+def test_an_atlas_is_complete_with_all_its_seeds():
+    assert is_complete(atlas_results(seeds=range(1, 11), noise=0.005))
+    assert not is_complete(atlas_results(seeds=range(1, 10), noise=0.005))
+    assert is_complete(atlas_results(seeds=range(1, 17), noise=0.4))
 
 
 def test_an_estimate_that_is_not_certified_is_counted():
@@ -142,10 +204,22 @@ def test_the_mixed_model_agrees_with_the_contrasts(noisy):
 def test_the_components_are_those_that_were_put_in(noisy):
     components = fitted(noisy).components
     shifts = [SEED_SPREAD * np.random.default_rng(seed).normal() for seed in range(1, 11)]
-    assert components.seed == pytest.approx(np.var(shifts, ddof=1), rel=0.05)
+    assert components.seed == pytest.approx(np.var(shifts, ddof=1), rel=0.1)
     assert components.sampler == pytest.approx(0.02**2, rel=0.1)
-    # 231 degrees of freedom: a variance is known to 10 %
+    # 198 degrees of freedom: a variance is known to 10 %
     assert components.trajectory + components.sampler == pytest.approx(0.05**2, rel=0.3)
+
+
+def test_a_rate_that_acts_in_no_simple_way_is_not_taken_for_noise(noisy):
+    results = json.loads(json.dumps(noisy))
+    for group in results["parts"]["runs"].values():
+        for row in group["rows"]:
+            factor = 3.0 if row["fraction"] == 0.25 and row["early"] == "ngd" else 1.0
+            for point in row["points"]["found"]:
+                point["balanced"]["llc"] *= factor
+                point["balanced"]["std_error"] *= factor
+    one, other = fitted(noisy).components, fitted(results).components
+    assert other == pytest.approx(one, abs=1e-6)
 
 
 def test_too_few_runs_have_no_fit():

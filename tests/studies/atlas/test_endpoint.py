@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.atlas.endpoint import (
+    DIVERGED,
     NOT_BRACKETED,
     NOT_CERTIFIED,
     NOT_REACHED,
@@ -81,10 +82,33 @@ def test_an_estimate_outside_the_window_need_not_be_certified():
 def test_why_there_is_none_is_said():
     row = a_row(losses=(0.06, 0.025))
     assert endpoint(row, "balanced", WINDOW) == (None, NOT_BRACKETED)
-    row["training"]["outcome"] = "out of epochs"
-    assert endpoint(row, "balanced", WINDOW) == (None, NOT_REACHED)
+    for outcome, why in (("out of epochs", NOT_REACHED), ("diverged", DIVERGED)):
+        whole = a_row()
+        whole["training"]["outcome"] = outcome
+        assert endpoint(whole, "balanced", WINDOW) == (None, why)
     assert endpoint({**row, "training": None}, "balanced", WINDOW) == (None, NOT_REACHED)
     assert endpoint(a_row(), "published", WINDOW)[0] is None
+
+
+def test_a_window_is_not_taken_across_an_estimate_that_is_none():
+    row = a_row()
+    found = row["points"]["found"][1]
+    found["balanced"] = {**found["balanced"], "llc": None, "verdict": "no estimate"}
+    assert endpoint(row, "balanced", WINDOW) == (None, NOT_CERTIFIED)
+
+
+def test_a_branch_whose_loss_is_no_number_is_passed_over():
+    row = a_row(losses=(0.1, 0.06, 0.025, 0.012))
+    row["training"]["branches"][0]["train_loss"] = None
+    assert endpoint(row, "balanced", WINDOW)[1] == ""
+
+
+def test_the_gauge_free_estimate_must_be_at_rest_and_need_not_be_near():
+    row = a_row()
+    for verdict, there in (("tempered, not local", True), ("not at rest", False)):
+        for point in row["points"]["found"]:
+            point["gauge_free"] = {"llc": 2.0, "std_error": 0.1, "verdict": verdict}
+        assert (endpoint(row, "gauge_free", WINDOW)[0] is not None) == there
 
 
 def test_a_mean_takes_the_nearest_on_both_sides():

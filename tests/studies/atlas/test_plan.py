@@ -21,6 +21,14 @@ def test_the_default_config_is_the_plan():
     assert factorial.further_seeds == list(range(11, 17))
     assert "log\nlosses from 0.03 to 0.02" in PLAN
     assert factorial.window == [0.03, 0.02]
+    assert factorial.fractions == [0.0625, 0.25, 0.6667]
+    assert factorial.margin == 0.05
+    assert [model.localization for model in factorial.models] == [25_000, 8_000]
+    assert "γ = 25,000" in PLAN
+    assert "γ = 8,000" in PLAN
+    assert [model.nbeta for model in factorial.models] == ["dataset", 365]
+    assert factorial.thorough_seeds == [1]
+    assert Settings().search.seeds == [101, 102, 103]
 
 
 def test_a_cell_is_a_run_with_rates_of_its_own_optimizers(tmp_path):
@@ -56,6 +64,7 @@ def test_a_cell_is_a_run_with_rates_of_its_own_optimizers(tmp_path):
         ({"fractions": [0.0]}, "fractions"),
         ({"seeds": []}, "seeds"),
         ({"margin": 1.5}, "margin"),
+        ({"further_seeds": [101]}, "allowed: seeds that no run uses"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given, said):

@@ -80,6 +80,13 @@ def test_the_page_tells_what_was_found(finished, results):
     assert card.headline in page.replace("\u00a0", " ")
 
 
+def test_a_branch_that_is_not_finite_is_told_of(results):
+    training = results["parts"]["training"]["branches"]
+    training["branches"][0] |= {"train_loss": None, "val_loss": None}
+    (table,) = findings(results).tables
+    assert [text for text, _ in table.rows[0]][1:3] == ["–", "–"]
+
+
 def test_a_kill_between_the_parts_loses_only_the_second(finished, results, config, tmp_path):
     import shutil
 
@@ -93,9 +100,9 @@ def test_a_kill_between_the_parts_loses_only_the_second(finished, results, confi
 
 
 def test_the_notebook_shows_both_figures(config, tmp_path):
-    small = config | {"measurement": config["measurement"] | {"branches": "none"}}
-    small["training"] = config["training"] | {"branch_losses": [0.75], "window": [0.7, 0.6]}
-    small["measurement"] = config["measurement"] | {"branches": "window"}
+    training = config["training"] | {"branch_losses": [0.75], "window": [0.7, 0.6]}
+    measurement = config["measurement"] | {"branches": "window"}
+    small = {"training": training, "measurement": measurement}
     outputs, out = execute("eval_branches", small, tmp_path)
     shown = ["application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs]
     assert sum(shown) == 2

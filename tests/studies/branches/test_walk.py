@@ -162,3 +162,15 @@ LOSSES = [0.09, 0.05, 0.028, 0.022, 0.019, 0.01, math.nan]
 )
 def test_what_is_measured_is_the_window_and_its_neighbours(which, window, expected):
     assert wanted(LOSSES, which, window) == expected
+
+
+def test_the_path_and_the_time_since_the_drop_are_those_of_the_training(data):
+    walk, branches = walked(data)
+    lengths = [branch.length for branch in branches]
+    assert lengths == sorted(lengths)
+    logs = [math.log(loss) for _, loss in walk.looks]
+    steps = [step for step, _ in walk.looks]
+    last = branches[-1]
+    falls = [(logs[i] - logs[i + 1], steps[i + 1]) for i in range(len(logs) - 1)]
+    falls = [fall for fall in falls if fall[1] <= last.left_at]
+    assert last.since_drop == pytest.approx((last.left_at - max(falls)[1]) / walk.steps_an_epoch)

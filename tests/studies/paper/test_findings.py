@@ -96,7 +96,7 @@ def test_rates_are_compared_with_ngd_at_equal_loss(results):
 
 def test_overfitting_says_where_validation_loss_turns_and_what_both_wbics_do(results):
     text = card_text(results, "Through over-fitting")
-    assert text.startswith("Validation loss is least with SGD after epoch 9 (5 seeds)")
+    assert text.startswith("Validation loss comes to its least with SGD after epoch 9 (5 seeds)")
     assert "The published WBIC, NGD: from the measured epoch nearest" in text
     assert "WBIC at nβ = n/ln n, SGD: from the measured epoch nearest" in text
 
