@@ -18,6 +18,7 @@ from studies.atlas.contrasts import (
     needs_more_seeds,
     rows_of,
     table_of,
+    whole_seeds,
 )
 from studies.atlas.model import fitted
 from studies.atlas.predictions import at_equal_rate, collapse, correlations
@@ -73,8 +74,9 @@ def contrast_card(results: Mapping) -> Card:
     done = int(table[ENDPOINT].notna().sum())
     state = f"{count_of(done, 'run')} of {len(table)} with an endpoint ({counted})"
     factorial = results["config"]["factorial"]
+    done_seeds = set(whole_seeds(results, table)["seed"])
     planned = f"{count_of(len(factorial['seeds']), 'seed')}"
-    if needs_more_seeds(results):
+    if done_seeds >= set(factorial["seeds"]) and needs_more_seeds(results):
         planned += f", and {len(factorial['further_seeds'])} more, for an interval is too long"
     notes = [] if is_complete(results) else [Note(f"Incomplete: {state}; planned: {planned}.")]
     texts = [sentence(results, contrast) for contrast in found]
