@@ -56,6 +56,8 @@ def _held(name: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _table(section: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     rows = ["| Key | Default | Allowed | Meaning |", "| --- | --- | --- | --- |"]
     for key, schema in section["properties"].items():
+        if "$ref" in schema:  # a section, which has its own table
+            continue
         default = f"`{shown(schema['default'])}`" if "default" in schema else "–"
         cells = [in_words(schema, definitions), schema["description"]]
         texts = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
