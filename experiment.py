@@ -1,22 +1,19 @@
 """The command that runs any study's config, from training to report.
 
-    python experiment.py args_ngd_sgd.json [--out DIR] [--device cpu|cuda|auto]
+    python experiment.py args_ngd_sgd.json [--out DIR] [--device cpu|cuda|auto] [--large]
 
 Exit status 0 when all is done, 2 for a config that is refused, 1 for any other failure. The last
 line printed is the report's path. The same command goes on where the last one stopped.
 """
 
 import argparse
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
+from types import FrameType
 
-import studies
-from degeneracy.config.reader import ConfigError, read_json, study_name
-from degeneracy.data.files import DataError
-from degeneracy.device import DeviceError
-from degeneracy.llc.auto import PilotError
-from degeneracy.runs.store import RunStoreError
-from degeneracy.study import run_study
-from degeneracy.sweeps.grid import SweepError
+GOES_ON = "the same command goes on where this one left off"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,21 +22,59 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", help="JSON config of any study, such as args_ngd_sgd.json")
     parser.add_argument("--out", help="run directory (default: experiments/<study>/<run>)")
     parser.add_argument("--device", default="auto", choices=["cpu", "cuda", "auto"])
+    parser.add_argument("--large", action="store_true", help="do work that seems beyond reason")
     options = parser.parse_args(arguments)
     try:
+        with _signals_said():
+            return _done(options)
+    except KeyboardInterrupt as stop:
+        text = str(stop) if str(stop).startswith("stopped") else f"stopped{_by(stop)}; {GOES_ON}"
+        print(text, file=sys.stderr)
+        return 1
+
+
+def _done(options: argparse.Namespace) -> int:
+    """Does what the options say. Imports here take seconds, in which a signal is a sentence too."""
+    import studies
+    from degeneracy.config.reader import ConfigError, read_json, study_name
+    from degeneracy.data.files import DataError
+    from degeneracy.device import DeviceError
+    from degeneracy.runs.store import RunStoreError
+    from degeneracy.study import PartError, run_study
+
+    try:
         study = studies.find(study_name(read_json(options.config)), options.config)
-        report = run_study(study, options.config, options.out, options.device)
+        report = run_study(study, options.config, options.out, options.device, options.large)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except (DataError, DeviceError, PilotError, RunStoreError, SweepError, OSError) as error:
+    except (DataError, DeviceError, PartError, RunStoreError, OSError) as error:
         print(f"experiment.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where this one left off", file=sys.stderr)
         return 1
     print(report)
     return 0
+
+
+def _by(stop: KeyboardInterrupt) -> str:
+    return f" by {stop}" if str(stop) else ""
+
+
+@contextlib.contextmanager
+def _signals_said() -> Iterator[None]:
+    """Makes SIGTERM an interruption that says its name, as SIGINT is one."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    try:
+        usual = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 Z_95 = 1.96  # half width of a 95 % interval in standard errors
+MOST_DECIMALS, MOST_DIGITS = 12, 15  # of a number that is written out
 
 
 def label(optimizer: str) -> str:
@@ -35,6 +36,12 @@ def decimals_worth(std_error: float) -> int:
     return max(0, 1 - math.floor(math.log10(std_error))) if std_error > 0 else 1
 
 
+def fixed(value: float, decimals: int, sign: str = "") -> str:
+    """`1,234.50`; `1e-300` and `1e+300` where the digits would fill a line."""
+    is_long = decimals > MOST_DECIMALS or abs(value) >= 10**MOST_DIGITS
+    return f"{value:{sign}.4g}" if is_long else f"{value:{sign},.{decimals}f}"
+
+
 def with_error(value: float | None, std_error: float | None) -> str:
     """`55.2 ± 0.8`, with as many decimals as the error is worth."""
     if value is None:
@@ -42,19 +49,19 @@ def with_error(value: float | None, std_error: float | None) -> str:
     if std_error is None:
         return f"{value:.4g} (no standard error)"
     decimals = decimals_worth(std_error)
-    return f"{value:,.{decimals}f} ± {std_error:,.{decimals}f}"
+    return f"{fixed(value, decimals)} ± {fixed(std_error, decimals)}"
 
 
 def drift_text(drift: float | None, std_error: float | None) -> str:
     """`+0.7`, with as many decimals as the estimate's error is worth."""
-    return "–" if drift is None else f"{drift:+.{decimals_worth(std_error or 1.0)}f}"
+    return "–" if drift is None else fixed(drift, decimals_worth(std_error or 1.0), "+")
 
 
 def difference_texts(difference: float, interval: tuple[float, float]) -> tuple[str, str]:
     """(`+11.6`, `9.1 to 14.1`), with as many decimals as the interval is worth."""
     decimals = decimals_worth((interval[1] - interval[0]) / (2 * Z_95))
-    low, high = (f"{end:.{decimals}f}" for end in interval)
-    return f"{difference:+.{decimals}f}", f"{low} to {high}"
+    low, high = (fixed(end, decimals) for end in interval)
+    return fixed(difference, decimals, "+"), f"{low} to {high}"
 
 
 def interval_of(difference: float, *std_errors: float | None) -> tuple[float, float] | None:

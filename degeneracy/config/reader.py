@@ -16,12 +16,22 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from degeneracy.config.section import Held, Section, SectionType, held_by, plain
+from degeneracy.config.section import (
+    LEAST,
+    MOST,
+    Held,
+    Section,
+    SectionType,
+    beyond_float32,
+    held_by,
+    plain,
+)
 from degeneracy.config.words import (
     allowed,
     closest,
     in_words,
     key_below,
+    printable,
     repeated,
     shown,
     unknown_key,
@@ -43,7 +53,7 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        return "\n  ".join([f"{self.where}: {count}", *self.problems])
+        return "\n  ".join([f"{printable(self.where)}: {count}", *self.problems])
 
 
 class _RepeatingObject(dict):
@@ -72,7 +82,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         problem = f"the file is not JSON: {error.msg} at {place}"
-    except (ValueError, RecursionError) as error:  # not UTF-8, thousands of digits, endless nesting
+    except RecursionError:
+        problem = (
+            "the file is not JSON that can be read: it is nested too deep; allowed: an object of"
+            " sections"
+        )
+    except ValueError as error:  # not UTF-8, thousands of digits
         problem = f"the file is not JSON that can be read: {error}"
     raise ConfigError([problem], where)
 
@@ -269,6 +284,13 @@ class _Checking:
             if places and isinstance(value, list):
                 entry = f", where entry {places[0] + 1} is {shown(value[places[0]])}"
             self._wrong(schema, key, path, f"{shown(value)} given{entry}")
+            return False
+        if (beyond := beyond_float32(value)) is not None:
+            entry = f", where an entry is {shown(beyond)}" if isinstance(value, list) else ""
+            self.problems.append(
+                f"{key_below(path, key)}: {shown(value)} given{entry}; allowed:"
+                f" {allowed(schema, key)}, in size from {LEAST:g} to {MOST:g}, as float32 has it"
+            )
             return False
         return True
 

@@ -28,6 +28,16 @@ def rule(*keys: str) -> Callable[[Callable[..., str | Mapping[str, str] | None]]
     return lambda problem: Rule(keys, problem)
 
 
+LEAST, MOST = 1e-37, 1e30  # size of a number: what is computed with it in float32 stays inside
+
+
+def beyond_float32(value: Any) -> float | None:
+    """A number in `value`, or in a list in it, that float32 cannot compute with; None without."""
+    entries = value if isinstance(value, list) else [value]
+    floats = [entry for entry in entries if isinstance(entry, float)]
+    return next((one for one in floats if one and not LEAST <= abs(one) <= MOST), None)
+
+
 class Section(BaseModel):
     """A part of a config, or a whole one: unknown keys, wrong types and numbers that are not finite
     are refused.
@@ -68,7 +78,14 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _keeps_its_rules(self) -> Self:
-        if problems := [f"{key}: {text}" for key, text in self.broken_rules(plain(self))]:
+        problems = [f"{key}: {text}" for key, text in self.broken_rules(plain(self))]
+        problems += [
+            f"{key}: {beyond} given; allowed: 0, or a size from {LEAST:g} to {MOST:g}, as float32"
+            " has it"
+            for key, value in self
+            if (beyond := beyond_float32(value)) is not None
+        ]
+        if problems:
             raise ValueError("; ".join(problems))
         return self
 

@@ -25,8 +25,13 @@ def shown(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         text = json.dumps(repr(value), ensure_ascii=False)  # only from Python
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = printable(text)
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+def printable(text: str) -> str:
+    """`text` with an escape for every character that a terminal would act on or cannot show."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def repeated(entries: list) -> Any | None:

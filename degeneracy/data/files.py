@@ -10,6 +10,7 @@ import functools
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,14 @@ FOLDERS = {
     "cifar10": "cifar-10-batches-py",
 }
 SILENCE_S = 10  # seconds without an answer after which torchvision's download is given up
+OFFLINE = re.compile(  # how urllib, npm and apt say that nobody answers
+    r"urlopen error|could not (resolve|connect)|cannot initiate the connection|unable to connect"
+    r"|connection (refused|timed out|failed)|(network|host)( is)? (un|not )reachable"
+    r"|temporary failure|name or service|getaddrinfo|ENOTFOUND|ECONN|EAI_AGAIN|ENETUNREACH"
+    r"|timed out|error downloading",
+    re.IGNORECASE,
+)
+NOT_INSTALLED = "is not installed"
 STALL_S = 120  # seconds without a new byte after which a registry's client is stopped
 
 
@@ -74,6 +83,11 @@ def ensure_data_files(name: str, root: str | os.PathLike[str]) -> None:
     missing, corrupt = [], []
     try:
         for file in wanted:
+            if (root / file).exists() and not (root / file).is_file():
+                raise DataError(
+                    f"{name}: {root / file} is a directory or another thing that is no file; move"
+                    " it away, and start again"
+                )
             if not (root / file).is_file():
                 missing.append(file)
             elif not _is_intact(root / file, wanted[file]):
@@ -138,11 +152,15 @@ def _is_intact(path: Path, checksum: tuple[str, str]) -> bool:
 def _advice(
     name: str, root: Path, missing: Iterable[str], corrupt: Iterable[str], failures: Iterable[str]
 ) -> str:
+    failures = list(failures)
     lines = [f"the data set {name} could not be got. Tried:"]
     lines += [
         f"  - {root}: lacks files, or has corrupt ones",
         *(f"  - {line}" for line in failures),
     ]
+    asked = [failure for failure in failures if not failure.endswith(NOT_INSTALLED)]
+    if asked and all(OFFLINE.search(failure) for failure in asked):
+        lines += ["No source could be reached: this machine seems to be offline."]
     if corrupt := list(corrupt):
         lines += ["Corrupt (wrong checksum), set aside with the ending .corrupt:"]
         lines += [f"  {root / file}" for file in corrupt]
@@ -237,7 +255,8 @@ def _from_debian(staging: Path) -> None:
         lists = staging / "lists"
         (lists / "partial").mkdir(parents=True)
         apt += ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={staging / 'cache'}"]
-        _run([*apt, "update"], lists)
+        # else it says that all is well where no server answers, and the download names no reason
+        _run([*apt, "-o", "APT::Update::Error-Mode=any", "update"], lists)
         _run([*apt, *download], package, total_bytes=30_900_652)
     (archive,) = package.glob("*.deb")
     unpacked = staging / "unpacked"
@@ -245,6 +264,8 @@ def _from_debian(staging: Path) -> None:
     _run(["dpkg", "-x", str(archive), "."], unpacked)
     (staging / FOLDERS["fashion-mnist"]).mkdir(parents=True)
     for packed in unpacked.rglob("*-ubyte.gz"):
+        if packed.is_symlink() or not packed.is_file():
+            continue  # a link may lead out of the package
         with (
             gzip.open(packed) as source,
             open(staging / FOLDERS["fashion-mnist"] / packed.stem, "wb") as file,
@@ -262,7 +283,7 @@ def _run(command: list[str], folder: Path, total_bytes: int | None = None) -> No
             said.
     """
     if shutil.which(command[0]) is None:
-        raise FileNotFoundError(f"{command[0]} is not installed")
+        raise FileNotFoundError(f"{command[0]} {NOT_INSTALLED}")
     with (
         tempfile.TemporaryFile() as errors,
         tqdm(

@@ -105,6 +105,7 @@ def write_page(
     sections: Sequence[Section],
     *,
     running: bool = False,
+    failures: Sequence[tuple[str, str]] = (),
     context: Context = (),
 ) -> Path:
     """Writes a study's page into one self-contained HTML file and returns its path.
@@ -115,6 +116,7 @@ def write_page(
         findings: Its cards open the page, its tables follow the drawings.
         sections: What else there is to see. A drawing that a card takes is left out there.
         running: Whether the study still goes on, which the page then says.
+        failures: (what was measured, why it failed), which the page says first.
         context: Closing tables of keys and values: config, environment, time.
 
     Raises:
@@ -131,6 +133,7 @@ def write_page(
         drawings=drawings,
         sections=[section for section in left if section.drawings or section.tables],
         running=running,
+        failures=failures,
         context=context,
     )
 
@@ -167,6 +170,7 @@ def _write(dest: str | Path, **content) -> Path:
         "findings": Findings(),
         "drawings": {},
         "running": False,
+        "failures": (),
         "context": (),
         "summary": "",
     }

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from degeneracy.llc.settings import AUTO, PUBLISHED_LOCALIZATION
 from degeneracy.report.style import optimizer_colours
-from degeneracy.report.tables import Table
+from degeneracy.report.tables import Table, csv_text
 from degeneracy.runs.results import CHAIN_SERIES, at
 from degeneracy.texts import chain_counts, label, number, with_error
 
@@ -139,7 +139,8 @@ def series_csv(results: Mapping) -> str:
                     for key, values in lists.items()
                     if epoch < len(values)
                 }
-                rows.append({"title": title, "optimizer": optimizer, "epoch": epoch, **row})
+                whose = {"title": csv_text(title), "optimizer": csv_text(optimizer)}
+                rows.append({**whose, "epoch": epoch, **row})
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, ["title", "optimizer", "epoch", *columns], restval="")
     writer.writeheader()

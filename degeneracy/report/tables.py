@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from degeneracy.texts import number
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
 Cell = str | tuple[str, str]  # a text, or (text, smaller text below it)
 
 
@@ -70,6 +71,13 @@ def unbroken(text: str) -> str:
     for broken, kept in spaces.items():
         text = text.replace(broken, kept)
     return text
+
+
+def csv_text(text: str) -> str:
+    """`text` as a cell of a CSV that no spreadsheet takes for a formula: with ' before it where it
+    begins like one.
+    """
+    return f"'{text}" if text.startswith(FORMULAS) else text
 
 
 def _pairs(cells: Sequence[Cell]) -> list[tuple[str, str]]:

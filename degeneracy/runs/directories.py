@@ -10,7 +10,7 @@ is writing into. Without `--yes` it says what would go, and asks.
 
 import argparse
 import fcntl
-import json
+import os
 import shutil
 import sys
 import time
@@ -21,10 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from degeneracy.files import PARTIAL
+from degeneracy.runs.results_file import CORRUPT, PREVIOUS, PREVIOUS_CORRUPT, RESULTS, json_object
+from degeneracy.runs.store import TRACES_CORRUPT
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 CONTENTS = {"config.json", "traces.npz", "report.html", "checkpoints", ".lock"}
-CONTENTS |= {"results.json", "results.previous.json", "results.json.corrupt"}
+CONTENTS |= {"runs", "sweeps", "runs.csv"}  # of studies made of many runs
+CONTENTS |= {"logs", "cka.html", "ntk.html", "weights.html"}  # of gauss_newton
+CONTENTS |= {RESULTS, PREVIOUS, CORRUPT, PREVIOUS_CORRUPT, TRACES_CORRUPT}
 DAY_S = 86400
 
 
@@ -69,8 +73,10 @@ def _run_directories(folder: Path) -> Iterator[Path]:
 
 def is_run(directory: Path) -> bool:
     """Whether a run keeps its work there: a config, and the lock and folder that every run has."""
-    has_all = (directory / ".lock").is_file() and (directory / "checkpoints").is_dir()
-    return has_all and not directory.is_symlink() and _read(directory / "config.json") is not None
+    lock = directory / ".lock"
+    has_lock = lock.is_file() and not lock.is_symlink()
+    has_all = has_lock and (directory / "checkpoints").is_dir() and not directory.is_symlink()
+    return has_all and _read(directory / "config.json") is not None
 
 
 def described(directory: Path) -> Listed:
@@ -94,16 +100,16 @@ def described(directory: Path) -> Listed:
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json_object(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[bool]:
     """Whether no process writes into a run; none begins to while the block lasts."""
-    with open(directory / ".lock") as lock:
+    handle = os.open(directory / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(handle) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

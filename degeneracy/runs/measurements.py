@@ -121,8 +121,8 @@ def series_part(measure: Callable[[Run], Measured], series: str) -> Part:
         values = series_of(run.results, point).get(series)
         return values is not None and values[point.epoch] is not None
 
-    return Part(measure, has=has, put=put_at_point)
+    return Part(measure, has=has, put=put_at_point, needs=("train",))
 
 
-LLC = Part(measure_llcs, has=_has_llc, put=put_at_point)
+LLC = Part(measure_llcs, has=_has_llc, put=put_at_point, needs=("train",))
 HESSIAN = series_part(measure_hessian_traces, "hessian_trace")

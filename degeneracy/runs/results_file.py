@@ -1,8 +1,9 @@
 """How is `results.json` kept, so that no damage costs what was measured and no change goes unseen?
 
-It carries a digest of its own content under `sha256`, and the one written before it lies beside it
-as `results.previous.json`. One that cannot be read is set aside, and the work goes on from the one
-before; one whose content does not fit its digest is refused, for somebody may have meant it.
+It carries a digest of its own content under `sha256`, and the one written before it lies beside
+it as `results.previous.json`. One that cannot be read, or does not fit what is asked, is set aside,
+and the work goes on from the one before; one whose content does not fit its digest is refused, for
+somebody may have meant it.
 """
 
 import hashlib
@@ -10,12 +11,14 @@ import json
 import math
 import os
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from degeneracy.files import write_atomically
 
 RESULTS, PREVIOUS, CORRUPT = "results.json", "results.previous.json", "results.json.corrupt"
+PREVIOUS_CORRUPT = f"{PREVIOUS}.corrupt"
 DIGEST = "sha256"  # the key under which the digest lies
 
 
@@ -23,28 +26,48 @@ class RunStoreError(RuntimeError):
     """The run directory cannot be used; the message says why and what to do."""
 
 
+class LostResultsError(RunStoreError):
+    """Neither the results nor those before them can be used."""
+
+
+Misfit = Callable[[Mapping[str, Any]], str | None]  # what of results is not as it must be
+
+
 class ResultsFile:
-    """The results of one run directory, for the process that holds it."""
+    """The results of one run directory, for the process that holds it.
+
+    Attributes:
+        unsealed: Whether what was read had no digest, and so may be of anybody's making.
+    """
 
     def __init__(self, directory: Path):
         self.path, self.previous = directory / RESULTS, directory / PREVIOUS
+        self.unsealed = False
         self._good: bytes | None = None  # what `results.json` held when last read or written
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self, misfit: Misfit = lambda results: None) -> dict[str, Any] | None:
         """What was found, without the digest; None before the first write.
 
+        Args:
+            misfit: What is wrong with results for the run that is to go on from them, or None.
+
         Raises:
-            RunStoreError: It was changed, or neither it nor the one before can be read.
+            RunStoreError: It was changed; `LostResultsError` where neither it nor the one before
+                can be used.
         """
         if not self.path.exists() and not self.previous.exists():
             return None
         try:
             content = self.path.read_bytes()
             results = json_object(content)
+            digest = results.pop(DIGEST, None)
+            # what was changed may be meant: it is no damage, and not set aside
+            if digest is None or digest == content_digest(results):
+                _refuse_misfit(results, misfit)
         except (OSError, ValueError) as error:
-            return self._before(error)
-        digest = results.pop(DIGEST, None)
+            return self._before(error, misfit)
         if digest is None:
+            self.unsealed = True
             warnings.warn(
                 f"{self.path} has no {DIGEST}: an earlier version wrote it, or somebody changed it;"
                 " it is taken as it is",
@@ -82,15 +105,22 @@ class ResultsFile:
             f' remove the key "{DIGEST}" from the file, which is then taken as it is'
         )
 
-    def _before(self, error: Exception) -> dict[str, Any]:
-        """The results one step earlier, in place of those that cannot be read."""
+    def set_aside(self) -> None:
+        """Renames what cannot be used, so that the work begins without it and nothing is lost."""
+        for path in (self.path, self.previous):
+            if path.exists():
+                os.replace(path, path.with_name(f"{path.name}.corrupt"))
+
+    def _before(self, error: Exception, misfit: Misfit) -> dict[str, Any]:
+        """The results one step earlier, in place of those that cannot be used."""
         try:
             content = self.previous.read_bytes()
             results = json_object(content)
             if results.pop(DIGEST, None) != content_digest(results):
                 raise ValueError("its content does not fit its digest")
+            _refuse_misfit(results, misfit)
         except (OSError, ValueError):
-            raise RunStoreError(
+            raise LostResultsError(
                 f"{self.path} cannot be read ({error}), and there is no {PREVIOUS} that can be;"
                 " restore it, or remove both: what the checkpoints do not hold is then measured"
                 " again"
@@ -106,6 +136,11 @@ class ResultsFile:
         )
         self._good = content
         return results
+
+
+def _refuse_misfit(results: dict[str, Any], misfit: Misfit) -> None:
+    if (wrong := misfit(results)) is not None:
+        raise ValueError(wrong)
 
 
 def json_object(content: bytes) -> dict[str, Any]:

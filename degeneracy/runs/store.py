@@ -2,16 +2,19 @@
 
 `config.json`, `results.json`, `traces.npz`, `report.html` and `checkpoints/*.safetensors`. A file
 appears whole or not at all (write, fsync, rename); checkpoints, traces and results carry a checksum
-of their content, the first two also whose they are: another run's are not taken for this one's.
-Weights are never read through pickle, and one process at a time writes into a directory.
+of their content, under which the first two also have whose they are: another run's are not taken
+for this one's. Weights are never read through pickle, and one process at a time writes into a
+directory.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import re
+import stat
 import struct
 import warnings
 import weakref
@@ -28,8 +31,12 @@ from torch import Tensor
 
 from degeneracy.files import PARTIAL, write_atomically
 from degeneracy.runs.results_file import (
+    CORRUPT,
     PREVIOUS,
+    PREVIOUS_CORRUPT,
     RESULTS,
+    LostResultsError,
+    Misfit,
     ResultsFile,
     RunStoreError,
     content_digest,
@@ -39,12 +46,17 @@ from degeneracy.runs.results_file import (
 
 __all__ = ["FORMAT", "Checkpoint", "Point", "RunStore", "RunStoreError", "finite"]
 
+TRACES, TRACES_CORRUPT = "traces.npz", "traces.npz.corrupt"
 FORMAT = 2  # of a run directory, in `results.json`; 1 had no number
 # directory → this process's open `RunStore`
 _OPEN: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 BROKEN_ARCHIVE = (
     *(OSError, ValueError, EOFError, KeyError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+BROKEN_CHECKPOINT = (
+    *(safetensors.SafetensorError, OSError, ValueError),
+    *(KeyError, TypeError, AttributeError, RecursionError),
 )
 
 
@@ -81,14 +93,25 @@ class Point(NamedTuple):
 class RunStore:
     """The run directory `directory`, for one config.
 
+    Args:
+        directory: Made where it is missing.
+        config: The study's name and every setting.
+        data: Digest of a data set that the config does not tell, "" for the config's own: files of
+            a run on another one are not taken for this one's. None: what the results there say.
+
     Raises:
         RunStoreError: The directory holds a run with another config, something that is not a run,
             or is in use.
     """
 
-    def __init__(self, directory: str | os.PathLike, config: dict[str, Any]):
+    def __init__(
+        self, directory: str | os.PathLike, config: dict[str, Any], data: str | None = None
+    ):
         self.directory, self.config = Path(directory), config
-        self._owner = content_digest(config)  # tells this run's files from another's
+        if data is None:
+            data = self.glimpsed_data() or ""
+        # tells this run's files from another's
+        self._owner = content_digest({**config, "own data": data} if data else config)
         self._results = ResultsFile(self.directory)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -98,26 +121,40 @@ class RunStore:
                     f"{self.directory} is neither empty nor a run directory; name another one"
                 )
             # Before the lock: a store that is refused takes nothing from another.
-            self._check_format()
-            self._check_config()
+            self._check()
             self._lock = self._claim()
+            try:
+                self._check()  # another process may have begun a run meanwhile
+                self._prepare()
+            except BaseException:
+                self.close()
+                raise
         except OSError as error:
             raise RunStoreError(
                 f"cannot write the run directory {self.directory}: {error.strerror}"
             ) from error
         _OPEN[self.directory.resolve()] = self
+
+    def _check(self) -> None:
+        """Refuses a directory that holds something else than this run."""
+        self._check_format()
+        self._check_config()
+
+    def _prepare(self) -> None:
+        """Clears away what a kill left half written, and says whose directory it is."""
         (self.directory / "checkpoints").mkdir(exist_ok=True)
         for folder in (self.directory, self.directory / "checkpoints"):
-            for partial in folder.glob(f".*{PARTIAL}"):  # what a kill left half written
+            for partial in folder.glob(f".*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
-        if not (self.directory / "config.json").exists():
-            write_atomically(self.directory / "config.json", json.dumps(config, indent=2).encode())
+        path = self.directory / "config.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(self.config, indent=2).encode())
 
     def _claim(self) -> IO:
         """Takes the directory; the lock goes when the process ends, however it ends."""
         if (earlier := _OPEN.get(self.directory.resolve())) is not None:
             earlier.close()  # a notebook that opens its run again
-        lock = open(self.directory / ".lock", "w")  # noqa: SIM115 – held until the store is closed
+        lock = self._opened_lock()
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -133,6 +170,21 @@ class RunStore:
             )
         return lock
 
+    def _opened_lock(self) -> IO:
+        """The lock's file, made where it is missing; nobody else's is opened, none emptied."""
+        path = self.directory / ".lock"
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            handle = os.open(path, flags, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise
+            raise RunStoreError(_no_lock(path)) from error
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise RunStoreError(_no_lock(path))
+        return os.fdopen(handle, "r+b", buffering=0)
+
     def close(self) -> None:
         """Gives the directory free for another process."""
         self._lock.close()
@@ -140,9 +192,11 @@ class RunStore:
     def _check_format(self) -> None:
         """Refuses what an earlier version wrote: it named no study in `config.json`."""
         path = self.directory / "config.json"
-        earlier = path.exists() and "study" in self.config.keys() - _read_json(path).keys()
-        results = self._glimpse(RESULTS)
-        if earlier or (results is not None and results.get("format", 1) != FORMAT):
+        names_study = path.exists() and "study" in _read_json(path)
+        earlier = path.exists() and "study" in self.config and not names_study
+        # beside a config of this format, results without a number lost it
+        results, lost = self._glimpse(RESULTS), FORMAT if names_study else 1
+        if earlier or (results is not None and results.get("format", lost) != FORMAT):
             raise RunStoreError(
                 f"{self.directory} holds a run of another format, which another version of this"
                 f" project wrote; this one reads and writes format {FORMAT}: name another directory"
@@ -171,6 +225,14 @@ class RunStore:
         found = self._glimpse(RESULTS) or self._glimpse(PREVIOUS) or {}
         config = found.get("config")
         return {"study": found.get("study"), **config} if isinstance(config, dict) else None
+
+    def glimpsed_data(self) -> str | None:
+        """Digest of the data that the results are of, "" for the config's own; None where there are
+        none that tell.
+        """
+        found = self._glimpse(RESULTS) or self._glimpse(PREVIOUS) or {}
+        digest = found.get("data_sha256")
+        return digest if isinstance(digest, str) else None
 
     def _refuse_other(self, there: dict[str, Any], what: str, advice: str) -> None:
         if there == self.config:
@@ -218,7 +280,8 @@ class RunStore:
         record = json.dumps(checkpoint.record)
         # One entry: safetensors writes several in no fixed order, and equal checkpoints should be
         # equal files.
-        seal = {"record": record, "sha256": _digest(tensors, record), "of": self._of(point)}
+        of = self._of(point)
+        seal = {"record": record, "of": of, "sha256": _digest(tensors, record, of)}
         metadata = {"checkpoint": json.dumps(seal)}
         write_atomically(self.checkpoint_path(point), safetensors.torch.save(tensors, metadata))
 
@@ -239,11 +302,12 @@ class RunStore:
                 # rounds a product may depend on its operands' alignment.
                 names = file.keys()
                 tensors = {name: file.get_tensor(name).clone() for name in names}
-            sound = _digest(tensors, metadata["record"]) == metadata["sha256"]
-            # earlier versions did not say whose it is
-            if sound and metadata.get("of", self._of(point)) == self._of(point):
-                return Checkpoint(tensors, json.loads(metadata["record"]))
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError):
+            record, of = metadata["record"], metadata["of"]
+            # earlier versions did not have `of` under the checksum
+            sound = metadata["sha256"] in (_digest(tensors, record, of), _digest(tensors, record))
+            if sound and of == self._of(point):
+                return Checkpoint(tensors, json_object(record.encode()))
+        except BROKEN_CHECKPOINT:
             pass
         return None
 
@@ -251,9 +315,30 @@ class RunStore:
         """Whose checkpoint it is."""
         return f"{self._owner} {point.key}"
 
-    def read_results(self) -> dict[str, Any] | None:
-        """`results.json`, or None before the first write; see `results_file.ResultsFile.read`."""
-        return self._results.read()
+    @property
+    def unsealed(self) -> bool:
+        """Whether the results that were read had no digest, and so may be of anybody's making."""
+        return self._results.unsealed
+
+    def read_results(self, misfit: Misfit = lambda results: None) -> dict[str, Any] | None:
+        """`results.json`, or None before the first write; see `results_file.ResultsFile.read`.
+
+        Where neither it nor the one before can be used, both are set aside, with a warning: what
+        the checkpoints do not hold is measured again.
+
+        Raises:
+            RunStoreError: It was changed after it was written.
+        """
+        try:
+            return self._results.read(misfit)
+        except LostResultsError as error:
+            self._results.set_aside()
+            warnings.warn(
+                f"{error.args[0].partition(';')[0]}: what the checkpoints do not hold is measured"
+                f" again. What was there is now {CORRUPT} and {PREVIOUS_CORRUPT}.",
+                stacklevel=3,
+            )
+            return None
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes `results.json`; numbers that are not finite become null, which JSON can say."""
@@ -263,41 +348,49 @@ class RunStore:
     def read_traces(self) -> dict[Point, np.ndarray]:
         """Losses (num_chains, num_draws) sampled at each measured point.
 
-        Raises:
-            RunStoreError: The file is damaged, or another run's.
+        A file that is damaged, without its seal or another run's is set aside, with a warning:
+        those points are measured again, to the same losses.
         """
-        path = self.directory / "traces.npz"
+        path = self.directory / TRACES
         if not path.exists():
             return {}
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                traces = {key: archive[key] for key in archive.files}
-                comment = archive.zip.comment  # earlier versions wrote none
-            seal = json_object(comment) if comment else {}
-            if comment and seal.get("sha256") != _arrays_digest(traces):
-                raise ValueError("its content does not fit its checksum")
-            points = {_point(key): trace for key, trace in traces.items()}
+            return self._sound_traces(path)
         except BROKEN_ARCHIVE as error:
-            raise RunStoreError(
-                f"{path} cannot be read ({error}); remove it, then those points are measured again"
-            ) from error
-        if seal.get("of", self._owner) != self._owner:
-            raise RunStoreError(
-                f"{path} is of a run with another config; remove it, then those points are measured"
-                " again"
+            os.replace(path, path.with_name(TRACES_CORRUPT))
+            warnings.warn(
+                f"{path} cannot be used ({error}): those points are measured again. It is now"
+                f" {TRACES_CORRUPT}.",
+                stacklevel=3,
             )
-        return points
+            return {}
+
+    def _sound_traces(self, path: Path) -> dict[Point, np.ndarray]:
+        """The traces; one of `BROKEN_ARCHIVE` where they are not sound, or not of this run."""
+        with np.load(path, allow_pickle=False) as archive:
+            traces = {key: archive[key] for key in archive.files}
+            comment = archive.zip.comment
+        if not comment:
+            raise ValueError("it does not say whose it is")
+        seal = json_object(comment)
+        of, digest = seal.get("of"), seal.get("sha256")
+        # earlier versions did not have `of` under the checksum
+        if digest not in (_arrays_digest(traces, str(of)), _arrays_digest(traces)):
+            raise ValueError("its content does not fit its checksum")
+        if of != self._owner:
+            raise ValueError("it is of a run with another config or on other data")
+        return {_point(key): trace for key, trace in traces.items()}
 
     def write_traces(self, traces: dict[Point, np.ndarray]) -> None:
         """Writes `traces.npz`; sampled losses are noise and do not compress."""
         self._refuse_lost_lock()
         arrays = {point.key: trace for point, trace in traces.items()}
-        seal = {"of": self._owner, "sha256": _arrays_digest(arrays)}
+        seal = {"of": self._owner, "sha256": _arrays_digest(arrays, self._owner)}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         with zipfile.ZipFile(buffer, "a") as archive:
             archive.comment = json.dumps(seal).encode()
-        write_atomically(self.directory / "traces.npz", buffer.getvalue())
+        write_atomically(self.directory / TRACES, buffer.getvalue())
 
 
 def _point(key: str) -> Point:
@@ -306,8 +399,8 @@ def _point(key: str) -> Point:
     return Point(title, optimizer, int(epoch))
 
 
-def _arrays_digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _arrays_digest(arrays: dict[str, np.ndarray], of: str = "") -> str:
+    digest = hashlib.sha256(of.encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
@@ -315,12 +408,16 @@ def _arrays_digest(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def _no_lock(path: Path) -> str:
+    return f"{path} is not a file, but a link or something else; remove it, or name another one"
+
+
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _digest(tensors: dict[str, Tensor], record: str) -> str:
-    digest = hashlib.sha256(record.encode())
+def _digest(tensors: dict[str, Tensor], record: str, of: str = "") -> str:
+    digest = hashlib.sha256(of.encode() + record.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())

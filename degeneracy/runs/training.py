@@ -7,8 +7,8 @@ import torch
 from tqdm import tqdm
 
 from degeneracy.runs.results import check_logged, optimizers, parting_epoch, put_record, series_of
-from degeneracy.runs.run import Run
-from degeneracy.runs.store import Checkpoint, Point
+from degeneracy.runs.run import Run, checkpoint_at
+from degeneracy.runs.store import Checkpoint, Point, RunStoreError
 from degeneracy.runs.work import Measured, Part
 from degeneracy.texts import label
 from degeneracy.training import EpochRecord, evaluate, pack_state, trained, unpack_state
@@ -44,12 +44,14 @@ def train_run(run: Run) -> Measured:
             yield from _train_leg(run, title, leg)
 
 
-TRAIN = Part(train_run, put=lambda run, point, record: put_record(run.results, point, record))
+TRAIN = Part(
+    train_run, put=lambda run, point, record: put_record(run.results, point, record), needs=()
+)
 
 
 def _initial(run: Run, point: Point) -> tuple[Point, dict[str, Any]]:
     """Epoch 0: the seeded initial weights, shared by all optimizers."""
-    checkpoint = run.store.load_checkpoint(point)
+    checkpoint = checkpoint_at(run, point)
     if checkpoint is None:
         seed = run.config.experiment.seed
         with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
@@ -68,7 +70,7 @@ def _train_leg(run: Run, title: str, leg: Leg) -> Measured:
     """Trains the epochs of `leg` that have no sound checkpoint, each from the one before."""
     name = f"{title} {label(leg.optimizer)}"
     parent = Point(title, leg.parent, leg.start)
-    last = run.store.load_checkpoint(parent)
+    last = checkpoint_at(run, parent)
     if last is None or last.record["diverged"]:  # the trunk diverged: nothing to leave from
         trunk, own = (series_of(run.results, parent._replace(optimizer=o)) for o in leg[1::-1])
         own["diverged_epoch"] = trunk["diverged_epoch"]
@@ -76,7 +78,7 @@ def _train_leg(run: Run, title: str, leg: Leg) -> Measured:
     epoch, fresh = leg.start, True
     while epoch < leg.stop:
         point = Point(title, leg.optimizer, epoch + 1)
-        if (there := run.store.load_checkpoint(point)) is None:
+        if (there := checkpoint_at(run, point)) is None:
             break
         epoch, last, fresh = epoch + 1, there, False
         yield point, there.record
@@ -90,7 +92,14 @@ def _train_leg(run: Run, title: str, leg: Leg) -> Measured:
     model = run.models[title]().to(run.device)
     stepper = run.optimizers[leg.optimizer](model, leg.start > 0)
     generator = torch.Generator()
-    unpack_state(last.tensors, model, None if fresh else stepper, generator)
+    try:
+        unpack_state(last.tensors, model, None if fresh else stepper, generator)
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        whose = parent if fresh else Point(title, leg.optimizer, epoch)
+        path = run.store.checkpoint_path(whose)
+        raise RunStoreError(
+            f"{path} does not fit {name} ({error}); remove it, then that epoch is trained again"
+        ) from error
     epochs, batch_size = range(epoch + 1, leg.stop + 1), run.config.data.batch_size
     for number, record in trained(
         model, stepper, run.data, epochs, batch_size, generator, label=name

@@ -28,11 +28,14 @@ class Part:
         measure: Yields (key, findings) one by one; it asks `work.todo(keys)` for what is missing.
         has: Whether the findings of a key are there.
         put: Keeps them.
+        needs: Names of the parts without which it cannot be done, where one of them failed; None:
+            all before it.
     """
 
     measure: Callable[[Any], Measured]
     has: Callable[[Any, Hashable], bool] = lambda work, key: key in work.found()
     put: Callable[[Any, Hashable, Found], None] = lambda work, key, found: work.keep(key, found)
+    needs: tuple[str, ...] | None = None
 
 
 @dataclass

@@ -117,10 +117,22 @@ def loss_figure(results: Mapping) -> go.Figure:
                 x0=bottom, x1=top, fillcolor=BAND, line_width=0, layer="below", row=row, col=column
             )
         figure.update_yaxes(title_text="λ̂, balanced", row=row, col=1)
-    figure.update_xaxes(type="log", autorange="reversed", dtick="D2")
+    points = [line_of(run) for run in rows_of(results)]
+    losses, values = ([number for line in points for number in line[place]] for place in (0, 1))
+    figure.update_xaxes(type="log", autorange="reversed", matches="x", **ticks(losses))
     figure.update_xaxes(title_text="training loss after annealing (nats)", row=len(models))
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", **ticks(values))
+    figure.update_annotations(font_size=13)
     return figure
+
+
+def ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Ticks of a log axis at 1, 2, 5 times powers of ten, written out, around some values."""
+    if not values:
+        return {}
+    low, high = (math.floor(math.log10(end)) for end in (min(values), max(values)))
+    found = [digit * 10.0**power for power in range(low, high + 2) for digit in (1, 2, 5)]
+    return {"tickvals": found, "ticktext": [f"{value:g}" for value in found]}
 
 
 def _panels(
@@ -288,7 +300,9 @@ def rate_figure(results: Mapping) -> go.Figure:
         figure.update_xaxes(
             title_text=f"{model}: learning rate over largest stable", type="log", col=column
         )
-    figure.update_yaxes(type="log")
+    rates = sorted(table["fraction"].unique())
+    figure.update_xaxes(tickvals=rates, ticktext=[f"{rate:.3g}" for rate in rates])
+    figure.update_yaxes(type="log", **ticks(list(table[ENDPOINT].dropna())))
     figure.update_yaxes(title_text="λ̂, balanced, in the window", col=1)
     return figure
 
@@ -398,4 +412,5 @@ def styled(figure: go.Figure, heading: str, title: str, height: int) -> None:
     figure.update_layout(layout)
     for kind in ("xaxis", "yaxis"):
         own = {k: v for k, v in axes[kind].items() if k not in ("anchor", "domain", "title")}
+        own["title_font_size"] = 13
         (figure.update_xaxes if kind == "xaxis" else figure.update_yaxes)(**own)

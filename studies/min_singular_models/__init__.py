@@ -28,9 +28,9 @@ STUDY = Study(
     title="Learning coefficients that are known, and what SGLD finds",
     settings=Settings,
     parts={
-        "linear": Part(measure_linear),
-        "normal_crossings": Part(measure_crossings),
-        "deep_linear": Part(measure_deep_linear),
+        "linear": Part(measure_linear, needs=()),
+        "normal_crossings": Part(measure_crossings, needs=()),
+        "deep_linear": Part(measure_deep_linear, needs=()),
     },
     figures=study_figures,
     findings=findings,

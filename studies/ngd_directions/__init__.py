@@ -24,9 +24,9 @@ STUDY = Study(
     title="How exact is online NGD?",
     settings=Settings,
     parts={
-        "exact": Part(measure_exact),
-        "dense": Part(measure_dense),
-        "float32": Part(measure_float32),
+        "exact": Part(measure_exact, needs=()),
+        "dense": Part(measure_dense, needs=()),
+        "float32": Part(measure_float32, needs=()),
     },
     figures=study_figures,
     findings=findings,

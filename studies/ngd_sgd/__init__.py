@@ -18,6 +18,7 @@ from pathlib import Path
 
 from degeneracy.data.images import DataSplits
 from degeneracy.device import chosen_device
+from degeneracy.effort import refuse_beyond_reason
 from degeneracy.runs.config import Config
 from degeneracy.runs.measurements import HESSIAN, LLC
 from degeneracy.runs.results import optimizers as compared
@@ -69,6 +70,7 @@ def open_run(
     models: ModelFactories | None = None,
     optimizers: Mapping[str, OptimizerFactory] | None = None,
     data: DataSplits | None = None,
+    large: bool = False,
 ) -> Run:
     """Loads the data and opens the run directory, with all that an earlier call left there.
 
@@ -80,15 +82,22 @@ def open_run(
         optimizers: Name → a function of a model that gives a `torch.optim.Optimizer` over its
             parameters, or a `degeneracy.stepper.Stepper`; as many as one likes, in place of the
             config's. The first is the baseline, and trains up to the cut-off of a swap.
-        data: `.train` and `.test`, each (inputs, labels), in place of the config's data set.
+        data: `.train` and `.test`, each (inputs, labels), in place of the config's data set: finite
+            inputs, classes from 0 on as int64, at least a batch to train on. The directory keeps
+            its digest, and goes on with no other data.
+        large: Whether work beyond reason is meant, see `effort.refuse_beyond_reason`.
 
     Raises:
-        ValueError: Something of your own without a directory of its own; names that are not
-            allowed; or a model whose forward pass is random or keeps batch statistics.
+        ValueError: Something of your own without a directory of its own; names or titles that are
+            not allowed; data that cannot be trained on; or a model whose forward pass is random or
+            keeps batch statistics.
+        config.reader.ConfigError: The run does not fit into memory, or is beyond reason.
         device.DeviceError: CUDA was asked for and there is none.
         data.files.DataError: The data set cannot be had.
         runs.store.RunStoreError: The directory cannot be used, or holds another run.
     """
+    if not large:
+        refuse_beyond_reason(config)
     own = {"models": models, "optimizers": optimizers, "data": data}
     if out is None and any(given is not None for given in own.values()):
         raise ValueError(

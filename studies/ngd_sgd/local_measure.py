@@ -208,4 +208,4 @@ def _put(run: Run, key: Local, found: dict[str, Any]) -> None:
     run.results["models"][key.title]["local"] = dict(found)
 
 
-LOCAL = Part(measure_local, has=_has, put=_put)
+LOCAL = Part(measure_local, has=_has, put=_put, needs=("train",))

@@ -162,4 +162,4 @@ def _put(run: Run, key: GridRow | Rescaled, found: dict[str, Any]) -> None:
         rescaling["optimizers"][key.optimizer] = found["factors"]
 
 
-ROBUSTNESS = Part(measure_robustness, has=_has, put=_put)
+ROBUSTNESS = Part(measure_robustness, has=_has, put=_put, needs=("train", "llc"))

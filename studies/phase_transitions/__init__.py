@@ -39,7 +39,7 @@ def open_run(study: Study, settings: Settings, out: Path, device: torch.device) 
     """
     images = first_images(settings, device)
     refuse_what_would_fail_late(settings, images)
-    run = new_run(study, settings, out, device, data=images)
+    run = new_run(study, settings, out, device, images=images)
     for model in run.results["models"].values():
         for series in model["optimizers"].values():
             room = {key: unmeasured(run.results) for key in SERIES if key not in series}

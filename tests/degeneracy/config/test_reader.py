@@ -329,3 +329,44 @@ def test_anything_is_accepted_or_refused_in_lines(content):
         assert parse_config(json.loads(toy.model_dump_json()), Toy) == toy
     assert problems
     assert all(problem and "\n" not in problem for problem in problems)
+
+
+# ---- what float32 cannot compute with ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [1e300, 1e-300, 1.1e30, 1e-38])
+def test_a_number_beyond_float32_is_refused_and_so_is_it_from_python(value):
+    said = rf"square\.side: {value!r} given; allowed: a finite number > 0, in size from 1e-37 to"
+    with pytest.raises(ConfigError, match=said.replace("+", r"\+")):
+        parse_config({"square": {"side": value}}, OneSquare)
+    with pytest.raises(ValueError, match="as float32 has it"):
+        Square(side=value)
+
+
+def test_zero_and_numbers_that_float32_has_are_allowed():
+    assert parse_config({"square": {"side": 1e30}}, OneSquare).square.side == 1e30
+    assert Range(low=0.0).low == 0
+
+
+def test_a_number_beyond_float32_in_a_list_is_named():
+    with pytest.raises(
+        ConfigError, match=r"sizes: \[1\.0, 1e\+300\] given, where an entry is 1e\+300"
+    ):
+        parse_config({"sizes": [1.0, 1e300]}, OneSquare)
+
+
+class OneSquare(Section):
+    """A square, and numbers."""
+
+    square: Square = Field(default_factory=Square, description="It.")
+    sizes: list[float] = Field(default_factory=list, description="Numbers.")
+
+
+@pytest.mark.parametrize(
+    "key", ["\x1b[31m", "\x7f", "\x9b31m", "\u202e", "\ud800", "\x00", "a\u2028b"]
+)
+def test_no_escape_of_a_config_reaches_a_terminal(key):
+    with pytest.raises(ConfigError) as refused:
+        parse_config({key: key, "square": {key: key, "side": key}}, OneSquare, where=key)
+    text = str(refused.value)
+    assert all(c.isprintable() or c == "\n" for c in text), text

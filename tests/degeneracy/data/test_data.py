@@ -1,5 +1,6 @@
 """Data sets arrive whole, checked and normalised; what goes wrong is said once, and plainly."""
 
+import gzip
 import hashlib
 import os
 import pickle
@@ -220,6 +221,55 @@ def test_all_sources_fail_with_one_error(tmp_path, no_sources, name, registry):
     for file in MNIST_FILES:  # Fashion-MNIST's have the same names
         assert f"  {tmp_path / FOLDERS[name] / file}" in lines
     assert str(CHECKSUMS) in lines[-1]
+
+
+def test_offline_is_said_so(tmp_path, no_sources):
+    """With a proxy that refuses every connection."""
+    assert "No source could be reached: this machine seems to be offline." in refusal(
+        "mnist", tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "apt-get failed with status 100: E: Failed to fetch http://deb.debian.org/debian  Could not"
+        " connect to 127.0.0.1:9 (127.0.0.1). - connect (111: Connection refused)",
+        "npm failed with status 1: npm error code ECONNREFUSED",
+        "<urlopen error [Errno -3] Temporary failure in name resolution>",
+    ],
+)
+def test_a_refused_connection_is_known_however_it_is_said(failure):
+    assert files.OFFLINE.search(failure)
+    assert not files.OFFLINE.search("lacks train-labels, or has another version of it")
+
+
+def test_a_directory_in_place_of_a_file_is_named(own_root, no_sources):
+    path = own_root / FOLDERS["mnist"] / MNIST_FILES[1]
+    path.unlink()
+    path.mkdir()
+    (line,) = refusal("mnist", own_root)
+    assert f"{path} is a directory or another thing that is no file; move it away" in line
+
+
+def test_links_in_a_debian_package_are_not_followed(tmp_path, monkeypatch):
+    """Of a crafted package only the regular files are unpacked."""
+    secret = tmp_path / "secret.gz"
+    secret.write_bytes(gzip.compress(b"not of this package"))
+
+    def unpack(command, folder, total_bytes=None):
+        if command[0] == "dpkg":
+            (folder / "train-images-idx3-ubyte.gz").symlink_to(secret)
+            (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"labels"))
+        else:
+            (folder / "dataset.deb").write_bytes(b"")
+
+    monkeypatch.setattr(files, "_run", unpack)
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    files._from_debian(staging)
+    there = {path.name for path in (staging / FOLDERS["fashion-mnist"]).iterdir()}
+    assert there == {"train-labels-idx1-ubyte"}
 
 
 def test_cifar10_has_torchvisions_download_only(tmp_path, no_sources):

@@ -90,3 +90,10 @@ def test_the_csv_equals_the_results():
         chains = series["llc_chains"][int(row["epoch"])] or ()
         assert row["llc_chains"] == "; ".join(chain["verdict"] for chain in chains)
     assert set(rows[0]) == {"title", "optimizer", "epoch", *SERIES, "llc_chains"}
+
+
+def test_a_title_in_the_csv_is_no_formula():
+    results, _ = synthetic_run()
+    results["models"] = {"=HYPERLINK(1)": results["models"][TITLE]}
+    rows = list(csv.DictReader(io.StringIO(series_csv(results))))
+    assert {row["title"] for row in rows} == {"'=HYPERLINK(1)"}

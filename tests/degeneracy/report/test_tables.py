@@ -2,7 +2,7 @@
 
 import pytest
 
-from degeneracy.report.tables import Table, check_colour, key_values, seconds, unbroken
+from degeneracy.report.tables import Table, check_colour, csv_text, key_values, seconds, unbroken
 
 
 def test_a_cell_may_be_given_as_its_text_alone():
@@ -44,3 +44,10 @@ def test_a_number_stays_on_the_line_of_its_error_and_unit():
     assert unbroken("γ = 100: 43.6 ± 0.7, 95 % of it") == (
         "γ\u00a0=\u00a0100: 43.6\u00a0±\u00a00.7, 95\u00a0% of it"
     )
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_spreadsheet_takes_a_text_for_a_formula(start):
+    assert csv_text(f"{start}1+1") == f"'{start}1+1"
+    assert csv_text(f"FFNN {start}1") == f"FFNN {start}1"
+    assert csv_text("") == ""

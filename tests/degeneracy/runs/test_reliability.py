@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -54,18 +55,21 @@ def images(size: int, seed: int) -> TensorData:
     return TensorData(torch.rand(size, 1, 4, 4, generator=generator), labels)
 
 
-def opened(out, seed=1):
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+
+def opened(out, seed=1, **changed):
     config = json.loads(json.dumps(CONFIG))
-    config["experiment"]["seed"] = seed
-    models = {"mine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3))}
-    data = DataSplits(images(48, 0), images(24, 1))
+    config["experiment"] |= {"seed": seed, **changed.pop("experiment", {})}
+    own = {"models": {"mine": linear}, "data": DataSplits(images(48, 0), images(24, 1))} | changed
     settings, cpu = parse_config(config, Config), torch.device("cpu")
-    return new_run(STUDY, settings, out, cpu, models=models, data=data)
+    return new_run(STUDY, settings, out, cpu, **own)
 
 
-def done(out, seed=1, parts=()):
+def done(out, seed=1, parts=(), **changed):
     """What a run found, once it has come to its end or has done these parts."""
-    run = opened(out, seed)
+    run = opened(out, seed, **changed)
     try:
         measure(run, *parts)
         if not parts:
@@ -136,9 +140,9 @@ HEALS = [
     *[("traces.npz", "deleted"), ("config.json", "deleted"), (".lock", "deleted")],
 ]
 WARNS = [("results.json", how) for how in ("flipped", "truncated", "empty", "deleted")]
+AGAIN = [("traces.npz", how) for how in ("flipped", "truncated", "empty", "foreign")]
 REFUSED = [
     *[("config.json", how) for how in ("flipped", "truncated", "empty", "foreign")],
-    *[("traces.npz", how) for how in ("flipped", "truncated", "empty", "foreign")],
     ("results.json", "foreign"),
 ]
 
@@ -153,6 +157,13 @@ def test_what_can_be_made_again_is_made_again(stopped, foreign, whole, name, how
 def test_damaged_results_cost_one_step_and_a_warning(stopped, foreign, whole, name, how):
     damaged(stopped / name, how, foreign)
     with pytest.warns(UserWarning, match=r"goes on from results\.previous\.json"):
+        assert done(stopped) == whole
+
+
+@pytest.mark.parametrize(("name", "how"), AGAIN)
+def test_traces_that_are_not_sound_are_measured_again(stopped, foreign, whole, name, how):
+    damaged(stopped / name, how, foreign)
+    with pytest.warns(UserWarning, match=r"traces\.npz cannot be used.*measured again"):
         assert done(stopped) == whole
 
 
@@ -208,13 +219,191 @@ def test_any_flipped_bit_of_the_traces_is_noticed_or_changes_nothing(tmp_path):
             flipped = bytearray(content)
             flipped[place] ^= bit
             path.write_bytes(flipped)
-            try:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
                 traces = store.read_traces()
-            except RunStoreError:
+            if said:
                 continue
             assert traces.keys() == {point}, place
             assert traces[point].tolist() == [0.0, 1.0, 2.0], place
     store.close()
+
+
+# ---- swaps: sound files of another making --------------------------------------------------------
+
+
+def unsealed(out, change):
+    """Changes the stopped run's results and removes their digest, as somebody would by hand."""
+    path = out / "results.json"
+    results = json.loads(path.read_text())
+    del results["sha256"]
+    change(results, results["models"]["mine"])
+    path.write_text(json.dumps(results))
+
+
+def series_of_sgd(model):
+    return model["optimizers"]["sgd"]
+
+
+CHANGES = {
+    "nbeta": lambda results, model: results.update(nbeta=1),
+    "train_size": lambda results, model: results.update(train_size=47),
+    "no train_size": lambda results, model: results.pop("train_size"),
+    "not finite": lambda results, model: series_of_sgd(model).update(llc=[float("nan")] * 3),
+    "a word": lambda results, model: series_of_sgd(model).update(train_loss=["low"] * 3),
+    "too short": lambda results, model: series_of_sgd(model).update(llc=[None]),
+    "no series": lambda results, model: model.update(optimizers={"sgd": []}),
+    "no optimizers": lambda results, model: results.pop("optimizers"),
+    "no models": lambda results, model: results.pop("models"),
+    "no config": lambda results, model: results.pop("config"),
+    "a grid of another type": lambda results, model: model.update(llc_grid=[1]),
+    "chains": lambda results, model: series_of_sgd(model).update(llc_chains=[[1], None, None]),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_results_that_do_not_fit_what_is_asked_are_not_taken(stopped, whole, how):
+    unsealed(stopped, CHANGES[how])
+    with pytest.warns(UserWarning, match=r"results\.json cannot be read.*measured again"):
+        assert done(stopped) == whole
+
+
+@pytest.mark.parametrize("files", [("results.json",), ("results.json", "results.previous.json")])
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"{}", b'{"models": 3}'])
+def test_results_of_no_use_are_made_again_from_the_checkpoints(stopped, whole, files, content):
+    for name in files:
+        (stopped / name).write_bytes(content)
+    with pytest.warns(UserWarning, match="measured again"):
+        assert done(stopped) == whole
+
+
+def traces_of(out, change):
+    """Writes the stopped run's traces again, changed and with a seal that fits."""
+    run = opened(out)
+    run.store.write_traces({point: change(trace) for point, trace in run.traces.items()})
+    run.store.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda trace: trace[:, :-1],
+        lambda trace: trace[:1],
+        lambda trace: trace.ravel(),
+        lambda trace: np.full_like(trace, np.nan),
+        lambda trace: trace.astype(int),
+    ],
+)
+def test_traces_that_are_not_of_this_estimate_are_measured_again(stopped, whole, change, capsys):
+    traces_of(stopped, change)
+    assert done(stopped) == whole
+    assert "do not fit what was asked for or found there" in capsys.readouterr().out
+
+
+def test_a_network_of_another_size_under_the_right_name_is_trained_again(stopped, whole, tmp_path):
+    def wider():
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Linear(5, 3))
+
+    run = opened(tmp_path / "wider", models={"mine": wider})
+    measure(run, "train")
+    run.store.close()
+    for path in (tmp_path / "wider" / "checkpoints").iterdir():
+        shutil.copy(path, stopped / "checkpoints" / path.name)
+    assert done(stopped) == whole
+
+
+@pytest.mark.parametrize("key", ["diverged", "train_loss", "logged", "num_restarts"])
+def test_a_checkpoint_whose_record_lacks_a_field_is_trained_again(stopped, whole, key):
+    run, point = opened(stopped), Point("mine", "sgd", 1)
+    there = run.store.load_checkpoint(point)
+    record = {name: value for name, value in there.record.items() if name != key}
+    run.store.save_checkpoint(point, there._replace(record=record))
+    run.store.close()
+    assert done(stopped) == whole
+
+
+def test_a_state_that_the_optimizer_cannot_take_is_a_sentence(tmp_path):
+    last = Point("mine", "ngd", 2)
+    three = {"num_epochs": 3, "cut_off_epochs": 1}
+    run = opened(tmp_path / "three", experiment=three)
+    measure(run, "train")
+    there = run.store.load_checkpoint(last)
+    names = [name.replace("optimizer.0", "optimizer.first") for name in there.tensors]
+    odd = dict(zip(names, there.tensors.values(), strict=True))
+    run.store.save_checkpoint(last, there._replace(tensors=odd))
+    run.store.checkpoint_path(last._replace(epoch=3)).unlink()
+    run.store.close()
+    with pytest.raises(RunStoreError, match=r"ngd-0002\.safetensors does not fit mine NGD"):
+        done(tmp_path / "three", experiment=three)
+
+
+# ---- data of one's own ---------------------------------------------------------------------------
+
+
+def test_other_data_in_a_directory_is_refused_and_the_same_goes_on(stopped, whole):
+    other = DataSplits(images(48, 5), images(24, 1))
+    with pytest.raises(RunStoreError, match=r"a run on other data \(data of your own, .*there"):
+        opened(stopped, data=other)
+    assert done(stopped) == whole
+
+
+def test_a_checkpoint_on_other_data_is_not_taken_even_without_results(stopped, whole, tmp_path):
+    other = opened(tmp_path / "other", data=DataSplits(images(48, 5), images(24, 1)))
+    measure(other, "train")
+    other.store.close()
+    for path in (tmp_path / "other" / "checkpoints").iterdir():
+        shutil.copy(path, stopped / "checkpoints" / path.name)
+    for name in ("results.json", "results.previous.json"):
+        (stopped / name).unlink()
+    assert done(stopped) == whole
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (TensorData(torch.full((48, 1, 4, 4), torch.nan), torch.arange(48) % 3), "not finite"),
+        (images(15, 0), "15 samples given with data.batch_size 16"),
+        (TensorData(torch.rand(48, 1, 4, 4), torch.arange(48) % 3 - 1), "label -1"),
+        (TensorData(torch.rand(48, 1, 4, 4), torch.rand(48)), "torch.float32"),
+        (
+            TensorData(torch.rand(48, 1, 4, 4), torch.arange(48) % 4),
+            "labels go from 0 to 3; allowed for 3",
+        ),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused_before_a_directory_is_made(
+    tmp_path, train, said
+):
+    with pytest.raises(ValueError, match=said):
+        opened(tmp_path / "run", data=DataSplits(train, images(24, 1)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_test_label_beyond_the_outputs_is_refused_before_a_directory_is_made(tmp_path):
+    test = images(24, 1)
+    test.labels[20] = 3
+    with pytest.raises(ValueError, match=r"data\.test: label 3 given with the 3 outputs of the mo"):
+        opened(tmp_path / "run", data=DataSplits(images(48, 0), test))
+    assert not (tmp_path / "run").exists()
+
+
+# ---- titles --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("title", ["", " ", "a\0b", "\ud800", "\x1b[31m", "a\nb", "m" * 151, 3])
+def test_a_title_that_no_file_or_page_can_show_is_refused_before_anything_is_made(tmp_path, title):
+    with pytest.raises(ValueError, match=r"models: .*allowed: 1 to 150 printable characters"):
+        opened(tmp_path / "run", models={title: linear})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("title", ["=1+1", "m" * 150, "λ/λ", "@mine.npy"])
+def test_a_title_that_is_allowed_can_be_reopened(tmp_path, title):
+    for _ in range(2):
+        run = opened(tmp_path / "run", models={title: linear})
+        measure(run)
+        run.store.close()
+    assert [point.title for point in run.traces] == [title] * len(CHECKPOINTS)
 
 
 # ---- company -------------------------------------------------------------------------------------

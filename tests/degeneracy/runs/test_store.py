@@ -1,15 +1,18 @@
 """The run directory: whole files or none, nothing mixed up, damage noticed."""
 
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 
 from degeneracy.files import write_atomically
-from degeneracy.runs.store import Checkpoint, Point, RunStore, RunStoreError
+from degeneracy.runs.store import Checkpoint, Point, RunStore, RunStoreError, _digest
 
 CONFIG = {"experiment": {"alpha": 0.1, "seed": 1}, "data": {"root": "data"}}
 POINT = Point("FFNN 2 HL, 256 HN", "sgd", 3)
@@ -129,15 +132,17 @@ def test_traces_come_back_under_their_points(store):
         np.testing.assert_array_equal(there[point], trace)
 
 
-@pytest.mark.parametrize("content", [b"{ half a file", b"", b"[]", b'"text"'])
-def test_an_unreadable_results_file_is_named(store, content):
+@pytest.mark.parametrize("content", [b"{ half a file", b"", b"[]", b'"text"', b"[" * 200_000])
+def test_an_unreadable_results_file_is_set_aside_and_named(store, content):
     (store.directory / "results.json").write_bytes(content)
-    with pytest.raises(RunStoreError, match=r"results\.json cannot be read"):
-        store.read_results()
+    with pytest.warns(UserWarning, match=r"results\.json cannot be read .* is measured again"):
+        assert store.read_results() is None
+    assert (store.directory / "results.json.corrupt").read_bytes() == content
+    assert not (store.directory / "results.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "text"])
-def test_a_damaged_traces_file_is_named(store, damage):
+def test_a_damaged_traces_file_is_set_aside_and_named(store, damage):
     store.write_traces({POINT: np.ones((2, 100))})
     path = store.directory / "traces.npz"
     content = bytearray(path.read_bytes())
@@ -147,8 +152,134 @@ def test_a_damaged_traces_file_is_named(store, damage):
             damage
         ]
     )
-    with pytest.raises(RunStoreError, match=r"traces\.npz cannot be read"):
-        store.read_traces()
+    with pytest.warns(UserWarning, match=r"traces\.npz cannot be used .* measured again"):
+        assert store.read_traces() == {}
+    assert (store.directory / "traces.npz.corrupt").exists()
+
+
+# ---- whose it is ---------------------------------------------------------------------------------
+
+
+def resealed(path, **changed):
+    """Changes a checkpoint's seal and leaves its tensors as they are."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        seal = json.loads(file.metadata()["checkpoint"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    seal |= changed
+    seal = {key: value for key, value in seal.items() if value is not None}
+    path.write_bytes(safetensors.torch.save(tensors, {"checkpoint": json.dumps(seal)}))
+
+
+@pytest.mark.parametrize("other", [{"title": "B"}, {"optimizer": "ngd"}, {"epoch": 4}])
+def test_another_points_checkpoint_under_the_right_name_is_none(store, other):
+    there = POINT._replace(**other)
+    store.save_checkpoint(there, Checkpoint({"weight": torch.ones(3)}, {"diverged": False}))
+    store.checkpoint_path(there).rename(store.checkpoint_path(POINT))
+    assert store.load_checkpoint(POINT) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "data"), [({"experiment": {"seed": 2}}, ""), (CONFIG, "other data")]
+)
+def test_another_runs_checkpoint_and_traces_are_not_taken(store, tmp_path, config, data):
+    other = RunStore(tmp_path / "other", config, data)
+    other.save_checkpoint(POINT, Checkpoint({"weight": torch.ones(3)}, {"diverged": False}))
+    other.write_traces({POINT: np.ones((2, 3))})
+    other.close()
+    for path in (store.checkpoint_path(POINT), store.directory / "traces.npz"):
+        path.write_bytes((other.directory / path.relative_to(store.directory)).read_bytes())
+    assert store.load_checkpoint(POINT) is None
+    with pytest.warns(UserWarning, match="of a run with another config or on other data"):
+        assert store.read_traces() == {}
+
+
+def test_whose_a_checkpoint_is_lies_under_its_checksum(store):
+    """One that is renamed inside, too, is none; so is one that does not say whose it is."""
+    there = POINT._replace(epoch=4)
+    store.save_checkpoint(there, Checkpoint({"weight": torch.ones(3)}, {"diverged": False}))
+    path = store.checkpoint_path(there)
+    resealed(path, of=store._of(POINT))
+    path.rename(store.checkpoint_path(POINT))
+    assert store.load_checkpoint(POINT) is None
+    store.save_checkpoint(POINT, Checkpoint({"weight": torch.ones(3)}, {"diverged": False}))
+    resealed(store.checkpoint_path(POINT), of=None)
+    assert store.load_checkpoint(POINT) is None
+
+
+def test_a_checkpoint_of_the_seal_before_is_still_read(store):
+    record = json.dumps({"diverged": False})
+    store.save_checkpoint(POINT, Checkpoint({"weight": torch.ones(3)}, {"diverged": False}))
+    digest = _digest({"weight": torch.ones(3)}, record)  # without `of`
+    resealed(store.checkpoint_path(POINT), sha256=digest)
+    assert store.load_checkpoint(POINT).record == {"diverged": False}
+
+
+@pytest.mark.parametrize("record", ["[]", "[" * 200_000, '"text"', "{", None, 3])
+def test_a_record_that_is_no_object_is_no_checkpoint(store, record):
+    store.save_checkpoint(POINT, Checkpoint({"weight": torch.ones(3)}, {}))
+    changed = {"record": record}
+    if isinstance(record, str):
+        of = store._of(POINT)
+        changed["sha256"] = _digest({"weight": torch.ones(3)}, record, of)
+    resealed(store.checkpoint_path(POINT), **changed)
+    assert store.load_checkpoint(POINT) is None
+
+
+def test_traces_that_do_not_say_whose_they_are_are_measured_again(store):
+    np.savez(store.directory / "traces.npz", **{POINT.key: np.ones((2, 3))})
+    with pytest.warns(UserWarning, match="does not say whose it is.*measured again"):
+        assert store.read_traces() == {}
+
+
+def test_a_trace_key_that_names_no_point_is_no_traceback(store):
+    store.write_traces({Point("A", "sgd", "x"): np.ones((2, 3))})
+    with pytest.warns(UserWarning, match=r"traces\.npz cannot be used"):
+        assert store.read_traces() == {}
+
+
+# ---- the lock ------------------------------------------------------------------------------------
+
+
+def test_a_link_in_place_of_the_lock_is_refused_and_its_target_left_alone(tmp_path):
+    run, target = tmp_path / "run", tmp_path / "thesis.tex"
+    target.write_text("mine")
+    run.mkdir()
+    (run / ".lock").symlink_to(target)
+    with pytest.raises(RunStoreError, match=r"\.lock is not a file, but a link"):
+        RunStore(run, CONFIG)
+    assert target.read_text() == "mine"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_no_lock_that_is_not_a_file_is_opened(tmp_path, make):
+    make(tmp_path / ".lock")
+    with pytest.raises(RunStoreError, match=r"\.lock is not a file"):
+        RunStore(tmp_path, CONFIG)
+
+
+def test_a_locks_content_is_left_as_it_is(tmp_path):
+    (tmp_path / ".lock").write_text("a note")
+    RunStore(tmp_path, CONFIG).close()
+    assert (tmp_path / ".lock").read_text() == "a note"
+
+
+def test_a_config_written_while_waiting_for_the_lock_is_seen(tmp_path, monkeypatch):
+    """Between this one's first look and its lock another process writes its config and ends."""
+    other = {**CONFIG, "experiment": {"alpha": 4.0, "seed": 1}}
+    claim = RunStore._claim
+
+    def slow_claim(store):
+        (tmp_path / "config.json").write_text(json.dumps(other))
+        return claim(store)
+
+    monkeypatch.setattr(RunStore, "_claim", slow_claim)
+    with pytest.raises(RunStoreError, match=r"experiment\.alpha: 4\.0 there, 0\.1 now"):
+        RunStore(tmp_path, CONFIG)
+    monkeypatch.undo()
+    RunStore(tmp_path, other).close()  # the lock was given back
+
+
+# ---- opening again -------------------------------------------------------------------------------
 
 
 def test_opening_again_in_one_process_takes_over(tmp_path):
