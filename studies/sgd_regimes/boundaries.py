@@ -1,11 +1,13 @@
 """Up to which learning rate does SGD converge? Of SD(τ), and of the averaged regime."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy.linalg import eigh_tridiagonal
 from scipy.optimize import brentq
 
 from studies.sgd_regimes.checks import (
@@ -14,11 +16,12 @@ from studies.sgd_regimes.checks import (
     decomposed,
     noise_strength,
     refuse_theory_beyond,
+    samples_of,
 )
 from studies.sgd_regimes.generating import Setting, gain_denominators, noise_gain
 
 EDGE = 1e-13  # relative: how near to a pole a root is looked for
-POWER_STEPS = 1000
+LANCZOS_STEPS = 400  # far more than any kernel tried took
 LARGE = 50.0  # log of a root that stands for an infinite one
 
 
@@ -79,7 +82,7 @@ def convergence_boundary(
     values = check_eigenvalues(eigenvalues)
     check_momentum(momentum)
     refuse_theory_beyond(tau)
-    gamma = float(noise_strength(batch_size, num_samples or len(values), noise))
+    gamma = float(noise_strength(batch_size, samples_of(num_samples, len(values)), noise))
     slope = (1 - momentum) / (1 + momentum) - gamma * tau  # of a denominator, downwards
     largest = 2 * (1 + momentum) / values.max()
     if slope > 0:
@@ -106,6 +109,7 @@ def averaged_boundary(kernel: ArrayLike, batch_size: int, momentum: float = 0.0)
 
     Raises:
         ValueError: A setting that is not allowed.
+        ArithmeticError: A Perron root is not found to its tolerance.
     """
     eigenvalues, vectors = decomposed(kernel)
     check_momentum(momentum)
@@ -113,12 +117,9 @@ def averaged_boundary(kernel: ArrayLike, batch_size: int, momentum: float = 0.0)
     largest = 2 * (1 + momentum) / eigenvalues.max()
     if gamma == 0:
         return float(largest)
-    vector = np.ones(len(eigenvalues))
 
     def log_root(lr: float) -> float:
-        nonlocal vector
-        root, vector = perron(eigenvalues, vectors, gamma, lr, momentum, vector)
-        return min(float(np.log(root)), LARGE)
+        return min(float(np.log(perron(eigenvalues, vectors, gamma, lr, momentum))), LARGE)
 
     guess = convergence_boundary(eigenvalues, batch_size, momentum)
     low, high = _bracket(log_root, guess, largest)
@@ -161,26 +162,53 @@ def perron(
     gamma: float,
     lr: float,
     momentum: float,
-    start: Float[np.ndarray, " N"],
     tolerance: float = 1e-10,
-) -> tuple[float, Float[np.ndarray, " N"]]:
-    """The Perron root and vector of the averaged regime's noise operator, by power iteration.
+) -> float:
+    """The Perron root of the averaged regime's noise operator T, by Lanczos's recursion from ones.
 
-    The root is infinite where a pair of modes diverges by itself; the vector is then `start`.
+    T is symmetric and maps sizes d >= 0 to such: its Perron vector is >= 0, so that ones overlap
+    with it by at least 1/√N, of whichever samples it is. A vector kept from another rate may not:
+    where samples hardly meet, it stays with those that dominated there.
+
+    Returns:
+        The root, with |Td − root·d| <= `tolerance`·root·|d|; infinite where a pair of modes
+        diverges by itself.
+
+    Raises:
+        ArithmeticError: The tolerance is not reached.
     """
     x = lr * eigenvalues
     moving = x > 0
     a, basis = x[moving], vectors[:, moving]
     response = summed_response(a[:, None], a[None], momentum, gamma)
     if not np.isfinite(response).all():
-        return np.inf, start
+        return np.inf
     response *= gamma * len(eigenvalues) * np.outer(a, a)
-    vector, root = start / start.sum(), 0.0
-    for _ in range(POWER_STEPS):
-        spread = basis.T @ (vector[:, None] * basis)
-        found = np.einsum("ik,ik->i", basis @ (response * spread), basis)
-        before, root = root, found.sum()
-        vector = found / root
-        if abs(root - before) <= tolerance * root:
-            break
-    return float(root), vector
+
+    def returned(sizes: np.ndarray) -> np.ndarray:
+        spread = basis.T @ (sizes[:, None] * basis)
+        return np.einsum("ik,ik->i", basis @ (response * spread), basis)
+
+    return _largest_eigenvalue(returned, len(eigenvalues), tolerance)
+
+
+def _largest_eigenvalue(
+    operator: Callable[[np.ndarray], np.ndarray], size: int, tolerance: float
+) -> float:
+    """Of a symmetric operator, by Lanczos's recursion from ones with full reorthogonalisation."""
+    vectors = np.full((1, size), size**-0.5)
+    diagonal, off = [], []
+    for _ in range(min(size, LANCZOS_STEPS)):
+        ahead = operator(vectors[-1])
+        diagonal.append(vectors[-1] @ ahead)
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            ahead = ahead - vectors.T @ (vectors @ ahead)
+        rest = float(np.linalg.norm(ahead))
+        values, inner = eigh_tridiagonal(diagonal, off)
+        if rest * abs(inner[-1, -1]) <= tolerance * values[-1] or len(vectors) == size:
+            return float(values[-1])
+        off.append(rest)
+        vectors = np.vstack([vectors, ahead / rest])
+    raise ArithmeticError(
+        f"the Perron root is not found to {tolerance:g} in {LANCZOS_STEPS} steps of Lanczos"
+    )

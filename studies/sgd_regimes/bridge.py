@@ -50,6 +50,12 @@ def complete_runs(root: Path) -> list[Path]:
     return sorted(run.directory for run in found)
 
 
+def name_below(directory: Path, root: Path) -> str:
+    """How a run is called: its path from `root`, for two may have the same last name."""
+    inner = directory.relative_to(root).as_posix()
+    return directory.name if inner == "." else inner
+
+
 def checkpoints(directory: Path, num_epochs: int) -> Iterator[Checkpointed]:
     """Checkpoints of the optimizers of kind sgd, first and last among them, models with weights.
 
@@ -132,6 +138,9 @@ def position(found: Checkpointed, inputs: Float[Tensor, "n ..."], num_train: int
     gain = noise_gain(values, Setting(gamma, used.lr, used.momentum))
     return {
         "model": found.point.title,
+        "dataset": found.config.data.dataset,
+        "seed": found.config.experiment.seed,
+        "sampler": str(found.config.devinterp.sampler),
         "optimizer": found.point.optimizer,
         "epoch": found.point.epoch,
         "lr": used.lr,

@@ -3,6 +3,8 @@
 Every function raises ValueError, and `refuse_overflow` OverflowError, with one sentence.
 """
 
+from numbers import Integral
+
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
@@ -82,7 +84,8 @@ def check_lr(lr: ArrayLike) -> None:
     """Learning rates α: finite and > 0."""
     rates = np.asarray(lr, dtype=np.float64)
     if not (np.isfinite(rates) & (rates > 0)).all():
-        raise ValueError(f"lr {_worst(rates, ~(rates > 0))} given; allowed: finite and > 0")
+        wrong = ~(np.isfinite(rates) & (rates > 0))
+        raise ValueError(f"lr {_worst(rates, wrong)} given; allowed: finite and > 0")
 
 
 def check_momentum(momentum: ArrayLike) -> None:
@@ -103,8 +106,22 @@ def check_law(nu: float, kappa: float) -> None:
 
 def check_steps(num_steps: int) -> None:
     """Numbers of steps: whole and >= 1."""
-    if num_steps != int(num_steps) or num_steps < 1:
-        raise ValueError(f"num_steps {num_steps} given; allowed: a whole number >= 1")
+    check_count("num_steps", num_steps)
+
+
+def check_count(name: str, count: int) -> None:
+    """How often something is done: a whole number >= 1, not a float that happens to be one."""
+    if not isinstance(count, Integral) or count < 1:
+        raise ValueError(f"{name} {count} given; allowed: a whole number >= 1 (an int)")
+
+
+def samples_of(num_samples: int | None, size: int) -> int:
+    """N: as given, else as many as there are modes."""
+    if num_samples is None:
+        return size
+    if not isinstance(num_samples, Integral) or num_samples < 2:
+        raise ValueError(f"N = {num_samples} given; allowed: N >= 2, a whole number")
+    return int(num_samples)
 
 
 def noise_strength(
@@ -135,7 +152,10 @@ def noise_strength(
 
 def check_tau(tau: ArrayLike, gamma: ArrayLike) -> None:
     """τ of SD(τ): γτ <= 1, where C stays a second moment."""
-    product = np.asarray(tau, dtype=np.float64) * np.asarray(gamma, dtype=np.float64)
+    given = np.asarray(tau, dtype=np.float64)
+    if (wrong := ~np.isfinite(given)).any():
+        raise ValueError(f"tau {_worst(given, wrong)} given; allowed: finite, and γτ <= 1")
+    product = given * np.asarray(gamma, dtype=np.float64)
     if not (product <= 1 + 1e-12).all():
         allowed = 1 / float(np.max(gamma))
         raise ValueError(
@@ -146,6 +166,8 @@ def check_tau(tau: ArrayLike, gamma: ArrayLike) -> None:
 
 def refuse_theory_beyond(tau: float) -> None:
     """Criteria of convergence are theorems for τ <= 1 only; at τ = 2 they were found to fail."""
+    if not np.isfinite(tau):
+        raise ValueError(f"tau {tau:g} given; allowed: finite and <= 1")
     if tau > 1:
         raise ValueError(
             f"tau {tau:g} given; allowed: tau <= 1, for the criterion of convergence does not hold"

@@ -15,7 +15,7 @@ import torch
 
 from degeneracy.files import write_atomically
 from degeneracy.report.page import Card, Drawing, Findings, Section, write_page
-from degeneracy.report.style import HEIGHT, PARAMETER_COLOURS, axis_scale, empty_figure
+from degeneracy.report.style import HEIGHT, INK, PARAMETER_COLOURS, SOFT, axis_scale, empty_figure
 from degeneracy.report.tables import key_values
 from studies.sgd_regimes.averaging import Curves, averaged_curves
 from studies.sgd_regimes.checks import noise_strength
@@ -33,10 +33,18 @@ from studies.sgd_regimes.linearised import linearised, linearised_adam
 from studies.sgd_regimes.network import initial_weights, network_ntk, outputs, train_network
 from studies.sgd_regimes.samples import load_samples, synthetic
 from studies.sgd_regimes.schedules import Jacobi
+from studies.sgd_regimes.settings import exactly
 from studies.sgd_regimes.spectral import spectral_curves, spectral_diagonal
 from studies.sgd_regimes.theory import PowerLaw, asymptote
 
 REGIMES = ("network", "linearised", "averaged", "spectral")
+CAPTION = (
+    "Losses by step. Dotted: what theory predicts for SD(1) and the power law with infinitely many"
+    " modes, the sum of both phases; dark where one phase alone is the loss and the modes beyond N"
+    " are at most 0.5 % of it, light where it is the form that is approached and no prediction."
+)
+TAIL = 0.005  # of the loss, in modes beyond N
+THEORY = ("theory, where it holds", "theory, t → ∞ and N → ∞")
 EMBEDDED = 20  # figures on the page; the CSV file has all
 
 
@@ -201,8 +209,8 @@ def _rows(regime: str, setting: Setting, tau: float | None, curves: Curves) -> p
 
 
 def _curve_name(regime: str, setting: Setting, tau: float | None) -> str:
-    text = ", ".join(f"{name} = {value:g}" for name, value in vars(setting).items())
-    return f"{regime}{'' if tau is None else f'(τ = {tau:g})'}: {text}"
+    text = ", ".join(f"{name} = {exactly(value)}" for name, value in vars(setting).items())
+    return f"{regime}{'' if tau is None else f'(τ = {exactly(tau)})'}: {text}"
 
 
 # ---- what is written -----------------------------------------------------------------------------
@@ -219,8 +227,7 @@ def tell(table: pd.DataFrame, modes: dict[str, np.ndarray], options: argparse.Na
         np.savez_compressed(buffer, **modes)
         write_atomically(out / "modes.npz", buffer.getvalue())
     drawings = [
-        Drawing(f"setting-{i}", "Losses by step; the dotted line is theory, where it holds.", drawn)
-        for i, drawn in enumerate(_figures(table, options))
+        Drawing(f"setting-{i}", CAPTION, drawn) for i, drawn in enumerate(_figures(table, options))
     ]
     last = table.loc[table["step"] == table["step"].max()]
     headline = f"{len(last)} curves of {options.n_steps:,} steps, all in losses.csv."
@@ -266,15 +273,19 @@ def _figures(table: pd.DataFrame, options: argparse.Namespace) -> Iterator:
                 drawn.append(of["validation"].to_numpy())
         steps = np.unique(np.geomspace(1, options.n_steps, 60).astype(int))
         if (expected := predicted(setting, options, steps)) is not None:
-            look = {"color": "#1f2933", "dash": "dot"}
-            figure.add_scatter(x=steps, y=expected, name="theory, t → ∞", line=look)
+            for name, colour, part in zip(THEORY, (INK, SOFT), expected, strict=True):
+                if np.isfinite(part).any():
+                    look = {"color": colour, "dash": "dot"}
+                    figure.add_scatter(x=steps, y=part, name=name, line=look)
         figure.update_xaxes(title_text="step", **log_ticks([1, options.n_steps]))
         figure.update_yaxes(title_text="loss", **axis_scale([of[of > 0] for of in drawn]))
         yield figure.update_layout(height=HEIGHT + 40)
 
 
 def predicted(setting: Setting, options: argparse.Namespace, steps: np.ndarray):
-    """Theory's loss of a synthetic power law; None where it makes no statement."""
+    """Theory's loss of a synthetic power law where it holds, and where not, each NaN elsewhere;
+    None where there is none.
+    """
     plain = options.sched == "constant" and options.opt == "sgd" and not options.lambda_min
     if options.kernel is not None or options.dataset != "synthetic" or not plain:
         return None
@@ -283,6 +294,10 @@ def predicted(setting: Setting, options: argparse.Namespace, steps: np.ndarray):
     gamma = float(noise_strength(setting.batch_size, options.N, options.noise))
     try:
         given = Theory(gamma, setting.lr, setting.momentum)
-        return asymptote(law, options.N, given, options.N).loss(steps)
+        found = asymptote(law, options.N, given, options.N)
     except ValueError:
         return None
+    loss = found.loss(steps)
+    beyond = law.amplitude * options.N**-law.kappa / law.kappa / (2 * options.N)
+    holds = found.holds(steps) & (beyond <= TAIL * loss)
+    return np.where(holds, loss, np.nan), np.where(holds, np.nan, loss)

@@ -166,6 +166,7 @@ def chosen(arguments: Sequence[str] | None) -> Chosen:
         raise ValueError(f"--validation with {what}, which has no other samples; allowed: 0")
     if options.validation < 0 or options.n_runs < 1 or options.n_networks < 1:
         raise ValueError("--validation, --n_runs or --n_networks too small; allowed: >= 0, 1, 1")
+    _refuse_ignored(options)
     if options.opt == "adam" and set(regimes) <= {"averaged", "spectral"}:
         raise ValueError(f"--opt adam with {options.command}; allowed there: sgd (nn, linearized)")
     if options.opt == "adam" and (options.modes or options.validation):
@@ -175,6 +176,34 @@ def chosen(arguments: Sequence[str] | None) -> Chosen:
     if options.opt == "adam":
         regimes = tuple(name for name in regimes if name in ("network", "linearised"))
     return Chosen(regimes, settings_of(options), options)
+
+
+def _refuse_ignored(options: argparse.Namespace) -> None:
+    """ValueError where a flag would change nothing that the command runs."""
+    command = options.command
+    if options.opt == "adam":
+        if any(options.momentum) or options.sched != "constant":
+            raise ValueError(
+                "--opt adam with --momentum or --sched, but Adam has moments of its own; allowed"
+                " there: --momentum 0 --sched constant"
+            )
+        if options.ntk != "empirical":
+            raise ValueError(
+                f"--opt adam with --ntk {options.ntk}, but Adam steps the weights of a network;"
+                " allowed there: empirical"
+            )
+    if options.noise != "finite" and command not in ("spectral", "all"):
+        raise ValueError(
+            f"--noise {options.noise} with {command}, which draws from N samples; allowed there:"
+            " finite (online: spectral, and of all the spectral regime)"
+        )
+    if options.modes and command == "nn":
+        raise ValueError("--modes with nn, which has no C_k; allowed with every other command")
+    if options.validation and command == "spectral":
+        raise ValueError(
+            f"--validation {options.validation} with spectral, which knows no other samples;"
+            " allowed there: 0"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,8 +42,8 @@ CAPTIONS = {
     "asymptotics": (
         "Left: measured (lines) and predicted losses (dots), C_sig t^−ζ + C_noise t^−(2−1/ν)."
         " Right: the one over the other; the band is ± 3 %. Corrections fall as t^(1/ν−1),"
-        " slowly for ν near 1. Dotted where t is less than ten transitions, so that no one phase is"
-        " there yet."
+        " slowly for ν near 1. Dotted where the part of the other phase is more than 10 % of the"
+        " prediction, or where ζ <= 1 and the noise's part is no such power."
     ),
     "momentum": (
         "The best loss over α for each momentum β, relative to that at β = 0: below 1 momentum"
@@ -337,20 +337,21 @@ def spectrum_figure(part: Mapping) -> go.Figure:
     drawn: tuple[list, list] = ([], [])
     for i, (name, found) in enumerate(part.items()):
         colour, fit = PARAMETER_COLOURS[i % len(PARAMETER_COLOURS)], found["fit"]
-        ks = np.geomspace(fit["first"], fit["last"], 30)
-        lines = (
-            (1, "eigenvalues", fit["scale"] * ks ** -fit["nu"], f"ν = {fit['nu']:.2f}"),
-            (2, "tails", fit["tail"] * ks ** -fit["kappa"], f"ϰ = {fit['kappa']:.2f}"),
-        )
-        for column, key, straight, text in lines:
+        for column, (key, scale, exponent, sign) in enumerate(
+            (("eigenvalues", "scale", "nu", "ν"), ("tails", "tail", "kappa", "ϰ")), start=1
+        ):
             dots = go.Scatter(x=found["k"], y=found[key], mode="markers", name=name, meta=name)
             dots.update(marker={"color": colour, "size": 4}, legendgroup=name)
             dots.update(showlegend=column == 1)
             figure.add_trace(dots, row=1, col=column)
+            drawn[column - 1].append(_array(found[key]))
+            if fit is None:
+                continue
+            ks, text = np.geomspace(fit["first"], fit["last"], 30), f"{sign} = {fit[exponent]:.2f}"
+            straight = fit[scale] * ks ** -fit[exponent]
             line = _line(ks, straight, INK, DASHES[1 + i % 3], 2, meta=f"{name}: {text}")
             line.update(name=f"{name}: {text}", legendgroup=name)
             figure.add_trace(line, row=1, col=column)
-            drawn[column - 1].append(_array(found[key]))
     for column, title in enumerate(("eigenvalue λ_k of K̂", "share of Σc in modes >= k"), start=1):
         values = _positive(drawn[column - 1])
         figure.update_yaxes(title_text=title, **axis_scale(values), col=column)

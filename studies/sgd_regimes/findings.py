@@ -9,8 +9,12 @@ from degeneracy.report.page import Card, Findings, Note, Tile
 from degeneracy.report.tables import Table
 from degeneracy.texts import count_of, listed
 from studies.sgd_regimes.figures import BAND, COLOURS, bridge_positions, regimes_figures
+from studies.sgd_regimes.theory import PowerLaw
 
 FEW = 4  # checkpoints below which no order is called one
+TAIL = 0.005  # of the loss: more in modes that are cut off, and a law cannot be judged
+CHECKPOINT = ("run", "seed", "dataset", "model", "lr", "momentum", "batch_size", "epoch")
+ALIKE = ("model", "dataset", "nbeta_choice", "sampler")  # within which λ̂ may be compared
 
 
 def findings(results: Mapping) -> Findings:
@@ -51,29 +55,27 @@ def apart(found: Mapping, name: str, beside: str = "averaged") -> float | None:
 
 def regimes_card(part: Mapping) -> Card:
     """How far network, linearised and SD(τ) are from the average."""
-    rows = {name: [apart(found, name) for found in part.values()] for name in COLOURS}
-    worst = {n: max((v for v in of if v is not None), default=None) for n, of in rows.items()}
-    taus = list(next(iter(part.values()))["spectral"])
-    by_tau = {t: [v for f in part.values() if (v := apart(f, t)) is not None] for t in taus}
-    best = min((t for t in taus if by_tau[t]), key=lambda t: max(by_tau[t]), default=None)
-    gap = max((f["network_gap"] for f in part.values() if f.get("network_gap")), default=None)
+    ran = [found for found in part.values() if set(COLOURS) <= set(found["regimes"])]
+    sampled = max((v for f in ran if (v := apart(f, "linearised")) is not None), default=None)
+    gap = max((f["network_gap"] for f in ran if f.get("network_gap") is not None), default=None)
     overflow = {k: found["overflow"] for k, found in part.items() if found["overflow"]}
-    text = (
-        f"the best τ is {best}, at most {_percent(max(by_tau[best]))} off" if best else "no τ ran"
-    )
+    if ran:
+        count = count_of(len(ran), "setting") + ("" if len(ran) == len(part) else " that ran")
+        headline = (
+            f"Over {count} the network stays within {_percent(gap)} of its linearisation along the"
+            f" same batches, and the mean of sampled linear runs within {_percent(sampled)} of the"
+            f" average over all; of SD(τ) {best_tau_text(part)}."
+        )
+    else:
+        headline = f"At none of {count_of(len(part), 'setting')} did all regimes run."
+    gaps = {"network": gap, "linearised": sampled}
+    besides = {"network": "linearised", "linearised": "the average"}
     return Card(
         "The four regimes",
-        f"Over {count_of(len(part), 'setting')} the network stays within {_percent(gap)} of its"
-        " linearisation along the same batches, and the mean of sampled linear runs within"
-        f" {_percent(worst['linearised'])} of the average over all; of SD(τ) {text}.",
+        headline,
         tiles=[
-            Tile("network, off linearised", _percent(gap), "at most", COLOURS["network"]),
-            Tile(
-                "linearised, off the average",
-                _percent(worst["linearised"]),
-                "at most",
-                COLOURS["linearised"],
-            ),
+            Tile(f"{name}, off {besides[name]}", _percent(value), "at most", COLOURS[name])
+            for name, value in gaps.items()
         ],
         drawing=next(iter(regimes_figures(part))),
         text=[
@@ -88,9 +90,22 @@ def regimes_card(part: Mapping) -> Card:
     )
 
 
+def best_tau_text(part: Mapping) -> str:
+    """Which τ is nearest to the average, over the settings at which every τ ran."""
+    taus = list(dict.fromkeys(tau for found in part.values() for tau in found["spectral"]))
+    gaps = [[apart(found, tau) for tau in taus] for found in part.values()]
+    whole = [row for row in gaps if None not in row]
+    if not taus or not whole:
+        return "no setting ran with every τ"
+    worst = dict(zip(taus, np.max(whole, axis=0), strict=True))
+    best = min(worst, key=worst.get)
+    return f"the best τ is {best}, at most {_percent(worst[best])} off"
+
+
 def regimes_table(part: Mapping) -> Table:
     """Distances from the averaged regime, a row a setting."""
-    names = ["network", "linearised", *next(iter(part.values()))["spectral"]]
+    taus = dict.fromkeys(tau for found in part.values() for tau in found["spectral"])
+    names = ["network", "linearised", *taus]
     heads = [name if name in COLOURS else f"SD(τ = {name})" for name in names]
     rows = []
     for key, found in part.items():
@@ -145,10 +160,16 @@ def stability_card(part: Mapping) -> Card:
 
 def asymptotics_card(part: Mapping) -> Card:
     """How near predictions come, where they hold."""
-    held, others = [], []
+    held, others, unsaid = [], [], []
     for key, found in part.items():
         if "refused" in found:
-            others.append(f"{key}: {found['refused']}")
+            unsaid.append(f"{key}: {found['refused']}")
+            continue
+        if found["tail"] > TAIL:
+            unsaid.append(
+                f"{key}: the tail beyond {found['size']:,} modes is {_percent(found['tail'])} of L;"
+                " no verdict"
+            )
             continue
         ratio = np.array(found["loss"], float) / np.array(found["predicted"], float)
         late = np.array(found["steps"]) >= max(found["steps"]) / 10
@@ -159,9 +180,10 @@ def asymptotics_card(part: Mapping) -> Card:
     return Card(
         "Predicted and measured",
         f"In the last decade of steps the measured loss is within 3 % of the predicted sum of both"
-        f" phases for {len(held)} of {len(part)} laws.",
+        f" phases for {len(held)} of {count_of(len(held) + len(others), 'law')} with a prediction"
+        f"{f'; of {len(unsaid)} more nothing can be said' if unsaid else ''}.",
         drawing="asymptotics",
-        text=[f"Measured over predicted: {line}." for line in [*held, *others]],
+        text=[*(f"Measured over predicted: {line}." for line in [*held, *others]), *unsaid],
         notes=[
             Note(
                 "Elsewhere corrections fall as t^(1/ν−1).",
@@ -173,13 +195,15 @@ def asymptotics_card(part: Mapping) -> Card:
 
 
 def transition_text(found: Mapping) -> str:
-    """What may not be said: one phase alone, before ten transitions have gone by."""
-    if found["holds"][-1] or not found["transition"]:
+    """What may not be said: one phase alone, while the other part is more than 10 % of the sum."""
+    if found["holds"][-1]:
         return ""
-    return (
-        f"; its last step is not yet ten transitions (t = {found['transition']:,.3g}) on, so that"
-        " no one exponent may be read off"
-    )
+    at = found["transition"]
+    if at is None or np.isnan(at):
+        why = "at ζ <= 1 and at ζ = 2 − 1/ν no step is known from which on one part is the loss"
+    else:
+        why = f"at its last step the other part is more than 10 % (transition at t = {at:,.3g})"
+    return f"; {why}, so that no one exponent may be read off"
 
 
 def momentum_card(part: Mapping) -> Card:
@@ -238,13 +262,10 @@ def spectrum_card(part: Mapping) -> Card:
     """The exponents of real kernels."""
     texts = []
     for name, found in part.items():
-        fit = found["fit"]
-        zeta, late = fit["kappa"] / fit["nu"], 2 - 1 / fit["nu"]
-        phase = "signal" if zeta < late else "noise"
-        texts.append(
-            f"{name}: ν = {fit['nu']:.2f}, ϰ = {fit['kappa']:.2f}, so ζ = {zeta:.2f} against"
-            f" 2 − 1/ν = {late:.2f}: the {phase} phase"
-        )
+        if found["fit"] is None:
+            texts.append(f"{name}: no power law fitted, {found['refused']}")
+        else:
+            texts.append(f"{name}: {phase_text(found['fit']['nu'], found['fit']['kappa'])}")
     return Card(
         "A real kernel",
         f"{'. '.join(texts)}.",
@@ -254,6 +275,19 @@ def spectrum_card(part: Mapping) -> Card:
             " the last ones feel the end of the data."
         ],
     )
+
+
+def phase_text(nu: float, kappa: float) -> str:
+    """Which phase fitted exponents are in, where they are in one."""
+    given = f"ν = {nu:.2f}, ϰ = {kappa:.2f}"
+    try:
+        law = PowerLaw(nu, kappa)
+    except ValueError:
+        return f"{given}, which is no law that falls, so it has no phase"
+    if law.phase == "divergent":
+        return f"{given}: no phase, for at ν <= 1 Σλ_k grows without end with the number of modes"
+    against = f"{given}, so ζ = {law.zeta:.2f} against 2 − 1/ν = {law.noise_exponent:.2f}"
+    return f"{against}: {law.phase} phase{'s' if law.phase == 'between' else ''}"
 
 
 def formula_table(part: Mapping) -> Table:
@@ -273,7 +307,7 @@ def formula_table(part: Mapping) -> Table:
 
 def bridge_card(part: Mapping) -> Card:
     """Where the main experiment's SGD lies, and whether λ̂ goes with it."""
-    found = [one for _, one in bridge_positions(part)]
+    found = [{**one, "run": run} for run, one in bridge_positions(part)]
     refused = [f"{run}: {of['refused']}" for run, of in part.items() if "refused" in of]
     if not found:
         return Card(
@@ -286,7 +320,8 @@ def bridge_card(part: Mapping) -> Card:
     return Card(
         "The main experiment",
         f"SGD's learning rates lie at {nearness.min():.2g} to {nearness.max():.2g} of the boundary"
-        f" over {count_of(len(found), 'checkpoint')} of {count_of(len(part), 'run')}."
+        f" over {count_of(len(found), 'checkpoint')} of"
+        f" {count_of(len({one['run'] for one in found}), 'run')}."
         f" {order_sentence(found)}",
         drawing="bridge",
         text=[
@@ -307,24 +342,44 @@ def bridge_card(part: Mapping) -> Card:
 
 
 def order_sentence(found: Sequence[Mapping]) -> str:
-    """Whether λ̂ goes with closeness to the boundary, at trained checkpoints; never a cause."""
-    pairs = {
-        (one["model"], one["lr"], one["momentum"], one["batch_size"], one["epoch"]): one
+    """Whether λ̂ goes with closeness to the boundary, at trained checkpoints; never a cause.
+
+    Only checkpoints of one model, data set, nβ and sampler are compared.
+    """
+    trained = {
+        tuple(one.get(key) for key in CHECKPOINT): one
         for one in found
         if one["llc"] is not None and one["epoch"] > 0
     }
-    rates = {one["lr"] for one in pairs.values()}
-    if len(pairs) < FEW or len(rates) < 2:
-        return (
-            f"Whether λ̂ goes with it cannot be said: {count_of(len(pairs), 'trained checkpoint')}"
-            f" at {count_of(len(rates), 'learning rate')}."
-        )
-    rank = spearmanr(
-        [one["closeness"] for one in pairs.values()], [one["llc"] for one in pairs.values()]
-    )
+    groups: dict[tuple, list[Mapping]] = {}
+    for one in trained.values():
+        groups.setdefault(tuple(one.get(key) for key in ALIKE), []).append(one)
+    said = [text for group in groups.values() if (text := rank_text(group))]
+    if said:
+        return " ".join(said)
+    rates = {one["lr"] for one in trained.values()}
+    apart = ""
+    if len(groups) > 1:
+        apart = f", in {len(groups)} groups of a model, data set, nβ and sampler each"
     return (
-        f"Over {len(pairs)} trained checkpoints the rank correlation of λ̂ with closeness is"
-        f" {rank.statistic:+.2f} (p = {rank.pvalue:.2g}, as if they were independent)."
+        f"Whether λ̂ goes with it cannot be said: {count_of(len(trained), 'trained checkpoint')}"
+        f" at {count_of(len(rates), 'learning rate')}{apart}."
+    )
+
+
+def rank_text(group: Sequence[Mapping]) -> str:
+    """The rank correlation of checkpoints that are alike; "" where there are too few."""
+    if len(group) < FEW or len({one["lr"] for one in group}) < 2:
+        return ""
+    named = ", ".join(str(group[0].get(key)) for key in ALIKE[:2])
+    over = f"Over {len(group)} trained checkpoints ({named})"
+    closeness, llc = ([one[key] for one in group] for key in ("closeness", "llc"))
+    if len(set(closeness)) < 2 or len(set(llc)) < 2:
+        return f"{over} λ̂ or closeness is the same everywhere, so that they have no correlation."
+    rank = spearmanr(closeness, llc)
+    return (
+        f"{over} the rank correlation of λ̂ with closeness is {rank.statistic:+.2f}"
+        f" (p = {rank.pvalue:.2g}, as if they were independent)."
     )
 
 
@@ -345,7 +400,8 @@ def bridge_table(part: Mapping) -> Table:
     ]
     return Table(
         "The main experiment's SGD",
-        "λ_max and trace of the softmax-weighted kernel; Ũ(1), what noise returns, is at most 1.",
+        "λ_max and trace of the softmax-weighted kernel; Ũ(1), what noise returns, is below 1"
+        " where SGD converges.",
         ["run", "epoch", "α, β, b", "λ_max, trace", "boundary", "α / boundary", "Ũ(1)", "λ̂"],
         rows,
         row_headers=True,

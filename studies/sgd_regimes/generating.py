@@ -20,6 +20,7 @@ from studies.sgd_regimes.checks import (
     check_moments,
     check_momentum,
     check_tau,
+    samples_of,
 )
 
 
@@ -85,7 +86,7 @@ def loss_series(
     values = check_eigenvalues(eigenvalues)
     starts = check_moments(moments, len(values))
     signal = signal_series(z, values, starts, setting)
-    size = num_samples or len(values)
+    size = samples_of(num_samples, len(values))
     return signal / (2 * size * (1 - z * noise_series(z, values, setting)))
 
 

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
 from studies.sgd_regimes.boundaries import verdict
-from studies.sgd_regimes.checks import check_eigenvalues, check_moments
+from studies.sgd_regimes.checks import check_eigenvalues, check_moments, samples_of
 from studies.sgd_regimes.generating import Setting, denominator, noise_series, signal_series
 
 COMPLEX_STEP = 1e-30  # of a derivative that loses no digits
@@ -36,8 +36,13 @@ def growth(
         num_samples: N; None: K.
 
     Raises:
-        ValueError: The setting converges, or τ > 1.
+        ValueError: The setting converges, has no noise (γ = 0), or τ > 1.
     """
+    if setting.gamma == 0:
+        raise ValueError(
+            "γ = 0 given, batches of all samples; allowed: γ > 0, for without noise each mode grows"
+            " by itself, by the square of gradient descent's factor a step"
+        )
     values = check_eigenvalues(eigenvalues)
     starts = check_moments(moments, len(values))
     found = verdict(values, setting)
@@ -54,7 +59,7 @@ def growth(
     r = 1.0 if edge == 1.0 and excess(1.0) == 0 else brentq(excess, 0.0, edge, xtol=1e-15)
     shifted = complex(r, COMPLEX_STEP)
     slope = (shifted * noise_series(shifted, values, setting)).imag / COMPLEX_STEP
-    size = num_samples or len(values)
+    size = samples_of(num_samples, len(values))
     amplitude = signal_series(r, values, starts, setting) / (2 * size * r * slope)
     return Growth(1 / r, float(amplitude))
 

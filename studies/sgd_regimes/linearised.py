@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from studies.sgd_regimes.averaging import Curves
 from studies.sgd_regimes.checks import (
+    check_count,
     check_kernel,
     check_lr,
     check_psd,
@@ -33,6 +34,7 @@ def sampled_batches(
 ) -> Iterator[Int[np.ndarray, "runs b"]]:
     """For each step, b different samples of each run, all sets as likely."""
     noise_strength(batch_size, num_samples)
+    batch_size = int(batch_size)  # 2.0 is a whole number too
     random = np.random.default_rng(seed)
     for _ in range(num_steps):
         if batch_size == num_samples:
@@ -76,6 +78,7 @@ def linearised(
         ValueError: A setting that is not allowed.
         OverflowError: The mean over runs leaves float64; it says at which step.
     """
+    check_count("num_runs", num_runs)
     matrix = check_kernel(kernel)
     vectors = None
     if modes:
@@ -147,6 +150,7 @@ def linearised_adam(
     size = len(features)
     check_lr(lr)
     check_steps(num_steps)
+    check_count("num_runs", num_runs)
     noise_strength(batch_size, size)
     start = check_residual(residual, size)
     given = batches or sampled_batches(num_runs, size, batch_size, num_steps, seed)

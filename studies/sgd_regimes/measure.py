@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from degeneracy.runs.store import RunStoreError
 from degeneracy.runs.work import PROJECT, Measured, Work
@@ -20,7 +21,7 @@ from studies.sgd_regimes.kernels import analytic_ntk, fit_power_laws, rescaled, 
 from studies.sgd_regimes.linearised import linearised, sampled_batches
 from studies.sgd_regimes.network import initial_weights, network_ntk, outputs, train_network
 from studies.sgd_regimes.samples import load_samples, synthetic
-from studies.sgd_regimes.settings import Law
+from studies.sgd_regimes.settings import Law, exactly
 from studies.sgd_regimes.spectral import spectral_diagonal
 from studies.sgd_regimes.symbolic import derivation
 from studies.sgd_regimes.theory import (
@@ -52,7 +53,7 @@ def measure_regimes(work: Work) -> Measured:
     """Network, linearised, averaged and SD(τ) of one network, a combination of settings each."""
     settings = work.settings.regimes
     keys = {
-        f"α = {lr:g}, β = {m:g}, b = {b}": (lr, m, b)
+        f"α = {exactly(lr)}, β = {exactly(m)}, b = {b}": (lr, m, b)
         for lr, m, b in product(settings.lrs, settings.momenta, settings.batch_sizes)
     }
     made = None
@@ -109,7 +110,7 @@ def at_setting(settings, made: dict[str, Any], lr: float, momentum: float, batch
     keep("averaged", lambda: averaged(kernel, residual, *how, settings.num_steps))
     for tau in settings.taus:
         run = (values, moments, *how, tau, settings.num_steps)
-        keep(f"{tau:g}", lambda run=run: spectral_diagonal(*run), "spectral")
+        keep(exactly(tau), lambda run=run: spectral_diagonal(*run), "spectral")
     edge = convergence_boundary(values, batch_size, momentum)
     found["boundary"] = {"spectral": edge}
     found["boundary"]["averaged"] = averaged_boundary(kernel, batch_size, momentum)
@@ -164,7 +165,7 @@ def measure_stability(work: Work) -> Measured:
 
 
 def stability_map(settings) -> dict[str, Any]:
-    """log₁₀ L_T/L_0 on a grid; infinite runs count as the largest float."""
+    """log₁₀ L_T/L_0 on a grid, from −300 to 300: of runs that reached 0, and infinite ones."""
     law = PowerLaw(settings.nu, settings.kappa)
     values, moments = law.eigenvalues(settings.size), law.moments(settings.size)
     lrs = np.geomspace(0.05, 4.0, settings.num_lrs)
@@ -175,7 +176,7 @@ def stability_map(settings) -> dict[str, Any]:
             values, moments, settings.batch_size, lrs[:, None], momenta, 1.0, settings.num_steps
         )
     with np.errstate(over="ignore"):
-        ratio = np.log10(np.minimum(losses[..., -1] / losses[..., 0], 1e300))
+        ratio = np.log10(np.clip(losses[..., -1] / losses[..., 0], 1e-300, 1e300))
     problem = synthetic(settings.size, settings.nu, settings.kappa)
     few = momenta[:: max(1, len(momenta) // 12)]
     gamma = float(noise_strength(settings.batch_size, settings.size))
@@ -183,7 +184,8 @@ def stability_map(settings) -> dict[str, Any]:
         [verdict(values, Setting(gamma, float(lr), float(m))).converges for m in momenta]
         for lr in lrs
     ]
-    late = losses[..., -1] < losses[..., settings.num_steps // 2]
+    gone = losses[..., -1] <= np.finfo(float).tiny  # a loss of 0 falls no more
+    late = gone | (losses[..., -1] < losses[..., settings.num_steps // 2])
     return {
         "lrs": lrs.tolist(),
         "momenta": momenta.tolist(),
@@ -203,8 +205,9 @@ def stability_map(settings) -> dict[str, Any]:
 
 def law_text(law: Law) -> str:
     """How a law is called in results and figures."""
-    text = f"ν = {law.nu:g}, ϰ = {law.kappa:g}, b = {law.batch_size}, α = {law.lr:g}"
-    return text + (f", β = {law.momentum:g}" if law.momentum else "")
+    nu, kappa, lr = (exactly(value) for value in (law.nu, law.kappa, law.lr))
+    text = f"ν = {nu}, ϰ = {kappa}, b = {law.batch_size}, α = {lr}"
+    return text + (f", β = {exactly(law.momentum)}" if law.momentum else "")
 
 
 def measure_asymptotics(work: Work) -> Measured:
@@ -236,6 +239,7 @@ def along_law(given: Law, size: int, num_steps: int) -> dict[str, Any]:
         "noise": expected.noise,
         "gain": expected.gain,
         "transition": expected.transition,
+        "size": size,
         "tail": tail / losses[-1],
     }
 
@@ -246,7 +250,7 @@ def along_law(given: Law, size: int, num_steps: int) -> dict[str, Any]:
 def measure_momentum(work: Work) -> Measured:
     """The best loss at each momentum, by time and in the limit; and where β < 0 helps."""
     settings = work.settings.momentum
-    laws = {f"ϰ = {kappa:g}": PowerLaw(settings.nu, kappa) for kappa in settings.kappas}
+    laws = {f"ϰ = {exactly(kappa)}": PowerLaw(settings.nu, kappa) for kappa in settings.kappas}
     for key in work.todo([*laws, "condition"], "law"):
         if key == "condition":
             yield key, condition_map()
@@ -288,7 +292,7 @@ def measure_budget(work: Work) -> Measured:
     """Losses against b·t for several batch sizes, with α ∝ b and with one α."""
     settings = work.settings.budget
     keys = {
-        f"{kind}, ϰ = {kappa:g}": (kind, kappa)
+        f"{kind}, ϰ = {exactly(kappa)}": (kind, kappa)
         for kind, kappa in product(("α ∝ b", "same α"), settings.kappas)
     }
     for key in work.todo(keys, "law"):
@@ -331,7 +335,12 @@ def measure_spectrum(work: Work) -> Measured:
         samples = load_samples(name, settings.size, settings.root, settings.seed)
         kernel, unit = rescaled(analytic_ntk(samples.inputs))
         values, moments = spectrum(kernel, -samples.targets)
-        fit = fit_power_laws(values, moments, settings.first, settings.last)
+        try:
+            fit = fit_power_laws(values, moments, settings.first, settings.last)
+            found = fit._asdict() | {"tail": fit.amplitude / fit.kappa / moments.sum()}
+            fitted = {"fit": found}
+        except ValueError as error:
+            fitted = {"fit": None, "refused": str(error)}
         k = np.unique(np.geomspace(1, settings.size, SHOWN).round().astype(int))
         tails = np.cumsum(moments[::-1])[::-1] / moments.sum()
         yield (
@@ -340,7 +349,7 @@ def measure_spectrum(work: Work) -> Measured:
                 "k": k.tolist(),
                 "eigenvalues": values[k - 1].tolist(),
                 "tails": tails[k - 1].tolist(),
-                "fit": fit._asdict() | {"tail": fit.amplitude / fit.kappa / moments.sum()},
+                **fitted,
                 "unit": unit,
                 "trace": float(values.sum()),
             },
@@ -354,13 +363,28 @@ def measure_bridge(work: Work) -> Measured:
     """Where finished runs of the main experiment lie, and their λ̂; a run directory each."""
     settings = work.settings.bridge
     root = PROJECT / Path(settings.root).expanduser()
-    runs = {run.name: run for run in bridge.complete_runs(root)}
+    runs = {bridge.name_below(run, root): run for run in bridge.complete_runs(root)}
     work.found()  # there, and empty, where no run is found
     for key in work.todo(runs, "run"):
         try:
             yield key, {"positions": positions(runs[key], settings)}
-        except (RunStoreError, ValueError) as error:
-            yield key, {"refused": str(error)}
+        except UNREADABLE as error:
+            if isinstance(error, RunStoreError) and "in use" in str(error):
+                tqdm.write(f"bridge: {error}; it is read when the study is run again")
+                continue
+            yield key, {"refused": _reason(error)}
+
+
+# Of one run that cannot be read: the others are. Data that is missing, results without a key,
+# weights that fit no model (RuntimeError), files that are gone.
+UNREADABLE = (RuntimeError, ValueError, LookupError, OSError)
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    if isinstance(error, LookupError):
+        return f"its results hold no {error}"
+    return " ".join(str(error).split())
 
 
 def positions(directory: Path, settings) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 In SD(τ) modes meet only in ΣC, and the answer of a mode, to its start c_k and to noise of strength
 λ_k², is a smooth function of λ_k. So Σ_k c_k f(λ_k) and Σ_k λ_k² f(λ_k) over an octave are taken by
 Gauss quadrature of these two discrete measures: nodes by Lanczos's recursion (Golub & Meurant,
-"Matrices, Moments and Quadrature with Applications", 2010, chapter 4).
+"Matrices, Moments and Quadrature with Applications", 2010, chapter 4). Its error is small beside
+what an octave holds at its start, so beside L₀; see `spectral.spectral_diagonal`.
 """
 
 from typing import NamedTuple

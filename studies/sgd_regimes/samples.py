@@ -95,16 +95,18 @@ def _images(root: Path, size: int, others: int, random, name: str) -> Samples:
         parts += [split.inputs.flatten(1).numpy()[at].astype(np.float64), labels[at]]
     pixels = data.train.inputs
     centre, scale = float(pixels.mean()), float(pixels.std())
-    return _standardised(*parts, centre, scale)
+    return _standardised(*parts, centre, scale, f"{name}: label")
 
 
 def _labelled(inputs: np.ndarray, labels: np.ndarray, size: int, others: int, random, name: str):
     """Samples of one array, training ones and others apart."""
     _refuse_more(size + others, len(labels), name)
-    at = stratified(labels, size + others, random)
-    train, rest = at[:size], at[size:]
+    train = stratified(labels, size, random)
+    left = np.setdiff1d(np.arange(len(labels)), train)
+    rest = left[stratified(labels[left], others, random)] if others else left[:0]
     centre, scale = float(inputs.mean()), float(inputs.std())
-    return _standardised(inputs[train], labels[train], inputs[rest], labels[rest], centre, scale)
+    parts = (inputs[train], labels[train], inputs[rest], labels[rest])
+    return _standardised(*parts, centre, scale, f"{name}: label")
 
 
 def _digits(_root: Path, size: int, others: int, random, name: str) -> Samples:
@@ -128,7 +130,7 @@ def _bike(root: Path, size: int, others: int, random, name: str) -> Samples:
 
 def _sgemm(root: Path, size: int, others: int, random, name: str) -> Samples:
     table = read_table(_there(root, SGEMM_FILE), SGEMM_RUNS)
-    target = table[list(SGEMM_RUNS)].mean(axis=1)
+    target = table[list(SGEMM_RUNS)].mean(axis=1).rename("mean of Run1 to Run4 (ms)")
     features = table.drop(columns=list(SGEMM_RUNS))
     return from_table(features, target, size, others, random, name)
 
@@ -164,21 +166,27 @@ def from_table(
     at = random.permutation(len(target))[: size + others]
     rows, goals = features.to_numpy()[at], target.to_numpy()[at]
     train = rows[:size]
-    spread = train.std(0)
-    if constant := [c for c, s in zip(features, spread, strict=True) if s == 0]:
+    # Not by the deviation, which rounding makes > 0 where all are 0.1.
+    if constant := [c for c, s in zip(features, np.ptp(train, axis=0), strict=True) if s == 0]:
         raise ValueError(
             f"{name}: column {', '.join(map(str, constant))} is constant over {size} rows; allowed:"
             " columns that vary (a larger N, or another file)"
         )
-    scaled = (rows - train.mean(0)) / spread
-    return _standardised(scaled[:size], goals[:size], scaled[size:], goals[size:], 0.0, 1.0)
+    scaled = (rows - train.mean(0)) / train.std(0)
+    parts = (scaled[:size], goals[:size], scaled[size:], goals[size:])
+    return _standardised(*parts, 0.0, 1.0, f"{name}: target {target.name}")
 
 
-def _standardised(inputs, targets, other_inputs, other_targets, centre, scale) -> Samples:
+def _standardised(
+    inputs, targets, other_inputs, other_targets, centre: float, scale: float, what: str
+) -> Samples:
     targets, other_targets = (np.asarray(of, dtype=np.float64) for of in (targets, other_targets))
     mean, spread = targets.mean(), targets.std()
-    if spread == 0:
-        raise ValueError(f"targets that are all {mean:g} given; allowed: targets that vary")
+    if np.ptp(targets) == 0:
+        raise ValueError(
+            f"{what} is {mean:g} for all {len(targets)} samples; allowed: targets that vary (a"
+            " larger N, or another file)"
+        )
     inputs, other_inputs = ((of - centre) / scale for of in (inputs, other_inputs))
     return Samples(inputs, (targets - mean) / spread, other_inputs, (other_targets - mean) / spread)
 

@@ -34,6 +34,12 @@ def taus_keep_moments(taus: list[float], batch_sizes: list[int], size: int) -> s
     return None
 
 
+def exactly(value: float) -> str:
+    """A number in as few digits as tell it from every other: short where that is enough."""
+    text = f"{value:g}"
+    return text if float(text) == value else repr(float(value))
+
+
 class RegimesSettings(Section):
     """Part 1: one network, and its linear regimes, for every combination of settings."""
 
@@ -114,7 +120,7 @@ DEFAULT_LAWS = [
 class AsymptoticSettings(Section):
     """Part 3: predicted over measured losses of long runs of SD(1)."""
 
-    laws: list[Law] = Field(
+    laws: Annotated[list[Law], EachOnce] = Field(
         default_factory=lambda: [Law(**law) for law in DEFAULT_LAWS],
         min_length=1,
         max_length=9,

@@ -25,6 +25,7 @@ from studies.sgd_regimes.checks import (
     first_overflow,
     noise_strength,
     refuse_overflow,
+    samples_of,
 )
 from studies.sgd_regimes.quadrature import WORTH, Modes, all_modes, compressed
 from studies.sgd_regimes.schedules import Schedule, as_schedule
@@ -46,7 +47,9 @@ def spectral_diagonal(
 ) -> Float[np.ndarray, "*settings T1"]:
     """Losses of SD(τ), for one setting or many at once.
 
-    A tail of many modes is taken by `quadrature.compressed`, relative error below 1e-10.
+    A tail of many modes is taken by `quadrature.compressed`: the error is at most 1e-10 of L₀. Of
+    power laws it was at most 1e-10 of L_t, at every step of up to 10,000; of spectra whose loss
+    falls by many orders of magnitude faster than theirs it may be more of L_t.
 
     Args:
         eigenvalues: λ_k of K̂ (K,), as they are.
@@ -69,16 +72,15 @@ def spectral_diagonal(
     """
     values, starts = _spectrum(eigenvalues, moments)
     modes = compressed(values, starts) if len(values) > WORTH else all_modes(values, starts)
-    shape, settings = _settings(
-        batch_size, lr, momentum, tau, num_samples or len(values), noise, schedule
-    )
+    size = samples_of(num_samples, len(values))
+    shape, settings = _settings(batch_size, lr, momentum, tau, size, noise, schedule)
     check_steps(num_steps)
     rows = max(1, CACHED // len(modes.eigenvalues))
     sums = np.empty((len(settings), num_steps + 1))
     for first in range(0, len(settings), rows):
         block = slice(first, first + rows)
         sums[block] = _traces(modes, *settings[block].T, num_steps, schedule)
-    losses = (sums / (2 * (num_samples or len(values)))).reshape(*shape, num_steps + 1)
+    losses = (sums / (2 * size)).reshape(*shape, num_steps + 1)
     return _without_overflow(losses)
 
 
@@ -96,7 +98,7 @@ def spectral_curves(
 ) -> Curves:
     """`spectral_diagonal` of one setting with C_k of every step (T + 1, K), all modes exact."""
     values, starts = _spectrum(eigenvalues, moments)
-    size = num_samples or len(values)
+    size = samples_of(num_samples, len(values))
     _, (setting,) = _settings(batch_size, lr, momentum, tau, size, noise, schedule)
     check_steps(num_steps)
     shown = np.empty((num_steps + 1, len(values)))
@@ -117,7 +119,6 @@ def _settings(
     gamma = noise_strength(batch_size, num_samples, noise)
     check_lr(lr)
     check_momentum(momentum)
-    check_tau(tau, gamma)
     if as_schedule(schedule) is not None and np.any(np.asarray(momentum) != 0):
         raise ValueError("momentum given with Jacobi's schedule, which has its own; allowed: 0")
     try:
@@ -128,6 +129,7 @@ def _settings(
             f"batch_size, lr, momentum, tau of shapes {shapes} given; allowed: shapes that"
             " broadcast together"
         ) from error
+    check_tau(all_four[3], all_four[0])
     return all_four[0].shape, np.stack([one.ravel() for one in all_four], axis=1)
 
 

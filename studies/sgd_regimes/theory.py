@@ -21,11 +21,13 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
 from studies.sgd_regimes.boundaries import verdict
-from studies.sgd_regimes.checks import check_law
+from studies.sgd_regimes.checks import check_law, samples_of
 from studies.sgd_regimes.generating import Setting, signal_series
 from studies.sgd_regimes.spectral import spectral_diagonal
 
-BEYOND = 10.0  # transitions from which on one phase alone is called the loss
+SMALL = 0.1  # of the sum: a part that is no larger does not keep the other from being the loss
+CLOSE = 1e-9  # relative: exponents that are equal but for rounding
+LARGEST_LOG = 700.0  # of a time that float64 holds
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class PowerLaw:
         """ "signal", "noise" or "between", and "divergent" for ν <= 1, where Σλ is infinite."""
         if self.nu <= 1:
             return "divergent"
-        if self.zeta == self.noise_exponent:
+        if np.isclose(self.zeta, self.noise_exponent, rtol=CLOSE, atol=0.0):
             return "between"
         return "signal" if self.zeta < self.noise_exponent else "noise"
 
@@ -97,24 +99,37 @@ class Asymptote:
     def transition(self) -> float:
         """t = (C_sig/C_noise)^{1/(ζ−2+1/ν)}, where both parts are equal; NaN where there is none.
 
-        Before it the part with the larger exponent is the larger one, after it the other.
+        Before it the part with the larger exponent is the larger one, after it the other. Infinite
+        where float64 does not hold it.
         """
-        difference = self.law.zeta - self.law.noise_exponent
-        if difference == 0 or not self.noise > 0:
+        if self.law.phase == "between" or not self.noise > 0:
             return nan
-        return (self.signal / self.noise) ** (1 / difference)
+        difference = self.law.zeta - self.law.noise_exponent
+        log = (np.log(self.signal) - np.log(self.noise)) / difference
+        return float(np.exp(log)) if log < LARGEST_LOG else inf
 
     def holds(self, t: ArrayLike) -> Float[np.ndarray, " T"]:
-        """Whether one phase alone may be called the loss at t: ten transitions on, or no noise."""
+        """Whether the law's phase alone may be called the loss at t: the other part is at most
+        `SMALL` of the sum.
+
+        Nowhere between the phases, where no part ever is, nor where no noise constant is known.
+        """
         t = np.asarray(t, dtype=np.float64)
-        at = self.transition
-        return t >= 1 if np.isnan(at) else t >= BEYOND * max(at, 1.0)
+        if self.law.phase == "between" or np.isnan(self.noise):
+            return np.zeros(t.shape, dtype=bool)
+        signal, noise = self.parts(t)
+        other = noise if self.law.phase == "signal" else signal
+        return (t >= 1) & (other <= SMALL * (signal + noise))
+
+    def parts(self, t: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """C_sig t^−ζ and C_noise t^−(2−1/ν) at steps t >= 1."""
+        t = np.asarray(t, dtype=np.float64)
+        return self.signal * t**-self.law.zeta, self.noise * t**-self.law.noise_exponent
 
     def loss(self, t: ArrayLike) -> Float[np.ndarray, " T"]:
-        """The sum of both parts at steps t >= 1."""
-        t = np.asarray(t, dtype=np.float64)
-        late = 0.0 if np.isnan(self.noise) else self.noise * t**-self.law.noise_exponent
-        return self.signal * t**-self.law.zeta + late
+        """The sum of both parts at steps t >= 1; the signal's alone where that is all there is."""
+        signal, noise = self.parts(t)
+        return signal if np.isnan(self.noise) else signal + noise
 
 
 def asymptote(
@@ -149,7 +164,7 @@ def asymptote(
         total = float(signal_series(1.0, values, starts, setting)) * setting.gamma
         shape = gamma_function(late) * (rate * law.scale) ** (1 / law.nu)
         noise = total * shape / (8 * law.nu * left**2)
-    per = num_samples or size
+    per = samples_of(num_samples, size)
     return Asymptote(law, signal / per, noise / per, found.gain)
 
 

@@ -38,8 +38,9 @@ def tiny_config(data_root, tmp_path_factory):
             "lrs": [0.5, 6.0],
             "momenta": [0.0],
             "taus": [1, 2],
-            "num_steps": 1000,
+            "num_steps": 400,
             "num_runs": 4,
+            "num_networks": 1,
         },
         "stability": {"size": 20, "num_steps": 200, "num_lrs": 7, "num_momenta": 5},
         "asymptotics": {

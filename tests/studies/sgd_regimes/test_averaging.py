@@ -79,11 +79,12 @@ def test_the_numbers_of_the_specification(problem):
     np.testing.assert_allclose(losses[[1, 10, 100, 1000]], expected, rtol=1e-7)
 
 
-def test_losses_stay_positive_and_right_where_antisymmetric_rounding_would_grow(problem):
+@pytest.mark.parametrize("steps", [1000, pytest.param(4000, marks=pytest.mark.slow)])
+def test_losses_stay_positive_and_right_where_antisymmetric_rounding_would_grow(problem, steps):
     """Unsymmetrised, this is off by 1 % from step 130 on and overflows later."""
-    losses = averaged(*problem, 10, 1.0, 0.0, 4000)
+    losses = averaged(*problem, 10, 1.0, 0.0, steps)
     assert (losses > 0).all()
-    assert losses[-1] < losses[2000] < losses[200]  # α_c is 1.96
+    assert losses[-1] < losses[steps // 2] < losses[200]  # α_c is 1.96
     np.testing.assert_allclose(losses[:301], symmetrised(*problem, 10, 1.0, 300), rtol=1e-9)
 
 

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from studies.sgd_regimes import averaged, averaged_boundary, convergence_boundary
+from studies.sgd_regimes import averaged, averaged_boundary, boundaries, convergence_boundary
 from studies.sgd_regimes.boundaries import summed_response, verdict
 from studies.sgd_regimes.checks import noise_strength
 from studies.sgd_regimes.generating import Setting
@@ -96,6 +96,32 @@ def test_the_averaged_boundary_is_the_dense_operators(random_problem):
         assert (np.abs(np.linalg.eigvals(step)).max() > 1) == above
 
 
+def decoupled(size, block, entry):
+    """Samples that share one direction, one that shares none, and others that hardly count."""
+    kernel = np.diag(np.full(size, 1e-3))
+    kernel[:block, :block] = 1 / block
+    kernel[block, block] = entry
+    return kernel
+
+
+def test_a_sample_that_meets_no_other_may_be_the_first_to_diverge():
+    kernel = decoupled(12, 6, 0.26)
+    edge = averaged_boundary(kernel, 2)
+    for factor, above in ((0.999, False), (1.001, True)):
+        step = dense_step(kernel, 2, factor * edge, 0.0)  # 1 where modes of λ = 0 stay
+        assert (np.abs(np.linalg.eigvals(step)).max() > 1 + 1e-9) == above
+    # One entry alone, x = αλ: C⁺ = [1 − 2x + (1 − γ)x² + γNx²] C.
+    gamma, rate = float(noise_strength(2, 60)), 0.07
+    alone = 2 / (rate * (1 - gamma + 60 * gamma))
+    assert averaged_boundary(decoupled(60, 20, 0.07), 2) == pytest.approx(alone, rel=1e-6)
+
+
+def test_a_boundary_that_is_not_found_is_not_made_up(monkeypatch, random_problem):
+    monkeypatch.setattr(boundaries, "LANCZOS_STEPS", 2)
+    with pytest.raises(ArithmeticError, match=r"Perron root is not found to 1e-10 in 2 steps"):
+        averaged_boundary(random_problem.kernel, 2)
+
+
 def dense_step(kernel, batch, lr, momentum):
     size = len(kernel)
     gamma = float(noise_strength(batch, size))
@@ -142,3 +168,5 @@ def test_no_verdict_is_given_beyond_tau_one():
         convergence_boundary(VALUES, 5, tau=2.0)
     with pytest.raises(ValueError, match=r"tau 2 given; allowed: tau <= 1"):
         verdict(VALUES, Setting(0.1, 0.1, 0.0, 2.0))
+    with pytest.raises(ValueError, match=r"tau -inf given; allowed: finite and <= 1"):
+        convergence_boundary(VALUES, 5, tau=-np.inf)

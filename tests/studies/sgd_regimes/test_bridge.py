@@ -1,6 +1,7 @@
 """Are the main experiment's runs read as they are, and placed where their own curvature says?"""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,14 +9,18 @@ import torch
 
 import studies
 from degeneracy.config.reader import parse_config
+from degeneracy.data.files import DataError
 from degeneracy.models.networks import FFNN
 from degeneracy.optimizers.exact_ngd import fisher_matrix
 from degeneracy.runs.config import Config
+from degeneracy.runs.store import RunStoreError
 from degeneracy.study import measure, open_work, run_study
-from studies.sgd_regimes import STUDY, convergence_boundary
+from studies.sgd_regimes import STUDY, bridge, convergence_boundary
+from studies.sgd_regimes import measure as measured
 from studies.sgd_regimes.bridge import (
     checkpoints,
     complete_runs,
+    name_below,
     position,
     training_images,
     weighted_kernel,
@@ -95,9 +100,71 @@ def test_the_report_shows_where_runs_lie(experiments, tmp_path):
     measure(work, "bridge")
     work.store.close()
     part = work.results["parts"]["bridge"]
-    assert [one["epoch"] for one in part["small"]["positions"]] == [0, 2]
+    assert [one["epoch"] for one in part["ngd_sgd/small"]["positions"]] == [0, 2]
     figure = bridge_figure(part)
-    assert [trace.name for trace in figure.data if trace.showlegend] == ["small"]
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["ngd_sgd/small"]
     (card,) = findings(work.results).cards
     assert "2 checkpoints of 1 run" in card.headline
     assert "cannot be said: 1 trained checkpoint at 1 learning rate" in card.headline
+
+
+def bridged(root, out):
+    """The part "bridge", measured over the runs below `root`."""
+    settings = parse_config({"bridge": {"root": str(root), "num_images": 4}}, Settings)
+    work = open_work(STUDY, settings, out, "cpu")
+    measure(work, "bridge")
+    work.store.close()
+    return work.results
+
+
+def test_runs_with_one_name_are_kept_apart(tmp_path):
+    assert name_below(tmp_path / "a" / "run", tmp_path) == "a/run"
+    assert name_below(tmp_path / "b" / "run", tmp_path) == "b/run"
+    assert name_below(tmp_path, tmp_path) == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (DataError("no such images; get them"), "no such images; get them"),
+        (KeyError("val_loss"), "its results hold no 'val_loss'"),
+        (RuntimeError("Error(s) in loading state_dict:\n\tMissing"), "loading state_dict: Missing"),
+    ],
+)
+def test_a_run_that_cannot_be_read_says_why_and_the_others_are(
+    experiments, tmp_path, monkeypatch, error, said
+):
+    shutil.copytree(experiments, tmp_path / "runs")
+    shutil.copytree(experiments / "ngd_sgd" / "small", tmp_path / "runs" / "other" / "small")
+    right = measured.positions
+
+    def positions(directory, settings):
+        if directory.parent.name == "other":
+            raise error
+        return right(directory, settings)
+
+    monkeypatch.setattr(measured, "positions", positions)
+    results = bridged(tmp_path / "runs", tmp_path / "out")
+    part = results["parts"]["bridge"]
+    assert set(part) == {"ngd_sgd/small", "other/small"}
+    assert said in part["other/small"]["refused"]
+    (card,) = findings(results).cards
+    assert "3 checkpoints of 1 run." in card.headline
+    assert any(line.startswith("other/small: ") for line in card.text)
+
+
+def test_weights_that_fit_no_model_are_said(experiments, tmp_path, monkeypatch):
+    monkeypatch.setattr(bridge, "packed_weights", lambda tensors: {"layer": torch.zeros(1)})
+    part = bridged(experiments, tmp_path / "out")["parts"]["bridge"]
+    assert "state_dict" in part["ngd_sgd/small"]["refused"]
+
+
+def test_a_run_in_use_is_not_kept_as_refused(experiments, tmp_path, monkeypatch):
+    def busy(directory, settings):
+        raise RunStoreError(f"{directory} is in use by another process; wait for it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measured, "positions", busy)
+        assert bridged(experiments, tmp_path / "out")["parts"]["bridge"] == {}
+    part = bridged(experiments, tmp_path / "out")["parts"]["bridge"]
+    assert len(part["ngd_sgd/small"]["positions"]) == 3

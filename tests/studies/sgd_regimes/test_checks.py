@@ -23,6 +23,9 @@ WRONG = {  # what is given in place of lr 0.1, batch 2 → what is said
     "momentum 1": ({"momentum": 1.0}, r"momentum 1 given; allowed: -1 < momentum < 1"),
     "momentum -1": ({"momentum": -1.0}, r"momentum -1 given; allowed: -1 < momentum < 1"),
     "no steps": ({"num_steps": 0}, r"num_steps 0 given; allowed: a whole number >= 1"),
+    "infinite rate": ({"lr": float("inf")}, r"lr inf given; allowed: finite and > 0"),
+    "steps by float": ({"num_steps": 10.0}, r"num_steps 10.0 given; allowed: a whole number >= 1"),
+    "steps nan": ({"num_steps": float("nan")}, r"num_steps nan given; allowed: a whole number"),
     "unknown schedule": ({"schedule": "cosine"}, r"schedule 'cosine' given; allowed: None"),
     "two momenta": ({"schedule": Jacobi(1, 1), "momentum": 0.5}, r"Jacobi's schedule"),
 }
@@ -79,6 +82,11 @@ def test_rounding_is_no_reason_to_refuse():
         ({"tau": 3.0}, r"tau 3 given with γ up to 0.4444; allowed: .* tau <= 2.25"),
         ({"noise": "some"}, r"noise 'some' given; allowed: 'finite', 'online'"),
         ({"num_samples": 1}, r"N = 1 given; allowed: N >= 2"),
+        ({"num_samples": 0}, r"N = 0 given; allowed: N >= 2"),
+        ({"num_samples": 0, "noise": "online"}, r"N = 0 given; allowed: N >= 2"),
+        ({"lr": [0.1, np.inf]}, r"lr inf given; allowed: finite and > 0"),
+        ({"tau": -np.inf}, r"tau -inf given; allowed: finite"),
+        ({"tau": [0.1, 0.2], "batch_size": [2, 3, 4]}, r"allowed: shapes that broadcast"),
         ({"lr": [0.1, 0.2], "momentum": [0.1, 0.2, 0.3]}, r"allowed: shapes that broadcast"),
     ],
 )
@@ -86,6 +94,16 @@ def test_a_spectrum_that_is_none_is_refused(given, message):
     known = {"eigenvalues": VALUES, "moments": VALUES, "batch_size": 2, "lr": 0.1}
     with pytest.raises(ValueError, match=message):
         spectral_diagonal(**{**known, **given})
+
+
+def test_runs_are_counted_in_whole_numbers():
+    for count in (0, 2.0):
+        with pytest.raises(ValueError, match=rf"num_runs {count} given; allowed: a whole number"):
+            linearised(KERNEL, RESIDUAL, 2, 0.1, num_runs=count)
+    given = (KERNEL, RESIDUAL, 2.0, 0.1)  # a whole number too
+    np.testing.assert_array_equal(
+        linearised(*given, num_steps=3).losses, linearised(KERNEL, RESIDUAL, 2, 0.1, 0, 3).losses
+    )
 
 
 def test_a_residual_has_a_number_for_each_sample():
@@ -106,6 +124,8 @@ def test_boundaries_refuse_what_regimes_refuse():
         convergence_boundary(VALUES, 11)
     with pytest.raises(ValueError, match=r"momentum 1 given"):
         convergence_boundary(VALUES, 2, 1.0)
+    with pytest.raises(ValueError, match=r"N = 0 given; allowed: N >= 2"):
+        convergence_boundary(VALUES, 2, num_samples=0)
 
 
 def test_two_samples_are_the_least():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from studies.sgd_regimes import averaged, spectral_diagonal
+from studies.sgd_regimes.command_runs import predicted
 from studies.sgd_regimes.commands import chosen, main, paired
 from studies.sgd_regimes.kernels import spectrum
 from studies.sgd_regimes.samples import synthetic
@@ -142,6 +143,19 @@ def test_a_run_that_overflows_is_said_and_the_others_go_on(tmp_path, capsys):
         (["full", "--sched", "cosine"], "argument --sched: invalid choice: 'cosine'"),
         (["full", "--opt", "adam"], "--opt adam with full; allowed there: sgd"),
         (["all", "--opt", "adam", "--modes"], "--opt adam with --modes"),
+        (["linearized", "--opt", "adam", "--momentum", "0.5"], "allowed there: --momentum 0"),
+        (["nn", "--dataset", "digits", "--opt", "adam", "--sched", "jacobi"], "--sched constant"),
+        (
+            ["linearized", "--dataset", "digits", "--opt", "adam", "--ntk", "analytic"],
+            "--opt adam with --ntk analytic",
+        ),
+        (["full", "--noise", "online"], "--noise online with full, which draws from N samples"),
+        (["linearized", "--noise", "online"], "--noise online with linearized"),
+        (["nn", "--dataset", "digits", "--modes"], "--modes with nn, which has no C_k"),
+        (
+            ["spectral", "--dataset", "digits", "--validation", "5"],
+            "--validation 5 with spectral, which knows no other samples",
+        ),
         (["full", "--validation", "5"], "--validation with --dataset synthetic"),
         (["linearized", "--n_runs", "0"], "too small; allowed: >= 0, 1, 1"),
         (["full", "--kernel", "nothing.npy"], "kernel file nothing.npy cannot be read"),
@@ -156,6 +170,21 @@ def test_a_run_that_overflows_is_said_and_the_others_go_on(tmp_path, capsys):
 )
 def test_bad_input_is_refused_in_one_line(capsys, arguments, said):
     assert said in refusal(capsys, *arguments)
+
+
+def test_theory_is_shown_apart_where_it_does_not_hold():
+    """Noise phase: not before its transition, nor on 50 modes, whose end is felt."""
+    steps = np.array([1, 10, 100, 1000, 10_000])
+    for size, held in (("20000", [False, False, False, False, True]), ("50", [False] * 5)):
+        asked = chosen(["spectral", "--kappa", "3", "--N", size, "--noise", "online"])
+        holds, not_yet = predicted(asked.settings[0], asked.options, steps)
+        assert np.isfinite(holds).tolist() == held
+        assert np.isnan(not_yet).tolist() == held
+
+
+def test_settings_that_look_alike_keep_their_modes(tmp_path):
+    run(tmp_path, "spectral", "--lr", "0.1", "0.10000001", "--modes")
+    assert len(np.load(tmp_path / "modes.npz").files) == 2
 
 
 def test_without_flags_a_command_has_its_defaults():

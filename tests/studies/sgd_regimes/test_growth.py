@@ -29,3 +29,8 @@ def test_divergent_losses_are_amplitude_times_rate_to_the_t(momentum, tau, facto
 def test_a_convergent_run_has_no_growth():
     with pytest.raises(ValueError, match=r"lr 0.1 given, at which the run converges"):
         growth(VALUES, MOMENTS, Setting(0.1, 0.1))
+
+
+def test_without_noise_no_growth_of_all_modes_is_given():
+    with pytest.raises(ValueError, match=r"γ = 0 given, batches of all samples; allowed: γ > 0"):
+        growth(VALUES, MOMENTS, Setting(0.0, 3.0))

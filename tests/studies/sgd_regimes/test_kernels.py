@@ -28,7 +28,7 @@ def inputs():
 
 
 def test_the_analytic_ntk_is_what_wide_networks_have(inputs):
-    """Errors of one network fall as 1/√m; the mean of 16 at m = 4,096 is within 1 %."""
+    """Errors of one network fall as 1/√m, to a quarter; the mean of 4 at m = 4,096 has 1.5 %."""
     analytic = analytic_ntk(inputs)
     found = {}
     for width, seeds in ((64, range(4)), (4096, range(4))):
@@ -37,9 +37,9 @@ def test_the_analytic_ntk_is_what_wide_networks_have(inputs):
         off = [np.linalg.norm(k - analytic) / np.linalg.norm(analytic) for k in ntks]
         found[width] = np.mean(off), np.mean(ntks, axis=0)
     assert found[4096][0] < 0.04
-    assert found[64][0] / found[4096][0] == pytest.approx(8, rel=0.5)  # √(4096/64)
+    assert found[64][0] / found[4096][0] == pytest.approx(8, rel=0.25)  # √(4096/64)
     mean = found[4096][1]
-    assert np.linalg.norm(mean - analytic) / np.linalg.norm(analytic) < 0.025
+    assert np.linalg.norm(mean - analytic) / np.linalg.norm(analytic) < 0.015
 
 
 def test_the_analytic_ntk_is_symmetric_positive_and_the_same_for_others(inputs):

@@ -36,12 +36,13 @@ def distance(width, digits, seed, num_steps=100):
     return np.abs(found / expected - 1).max()
 
 
-def test_a_wide_network_is_within_four_percent_of_its_linearisation(digits):
+@pytest.mark.parametrize("seeds", [(1,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
+def test_a_wide_network_is_within_four_percent_of_its_linearisation(digits, seeds):
     """And nearer than narrow ones, on the mean over seeds: a single one may be near by chance."""
     narrow, middle = (
         np.mean([distance(width, digits, seed) for seed in range(1, 5)]) for width in (64, 512)
     )
-    wide = [distance(4096, digits, seed) for seed in (1, 2)]
+    wide = [distance(4096, digits, seed) for seed in seeds]
     assert max(wide) < 0.04
     assert np.mean(wide) < middle < narrow
 

@@ -28,7 +28,7 @@ OVERLAPS = """figure => {
 }"""
 
 
-@pytest.mark.parametrize("width", [1280, 800])
+@pytest.mark.parametrize("width", [1280, pytest.param(800, marks=pytest.mark.slow)])
 def test_every_figure_is_drawn_and_nothing_overlaps(finished, width):
     problems = []
     with sync_api.sync_playwright() as playwright:

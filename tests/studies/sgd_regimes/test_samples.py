@@ -19,6 +19,17 @@ def test_digits_are_standardised_and_stratified():
     assert samples.inputs.std() == pytest.approx(1, abs=0.05)
 
 
+def test_both_the_training_subset_and_the_others_are_stratified():
+    """Digits have ten classes of a tenth each, to 4 %; the targets are the digit, standardised."""
+    samples = load_samples("digits", 50, seed=3, num_others=30)
+    for targets, count in ((samples.targets, 5), (samples.other_targets, 3)):
+        _, counts = np.unique(targets.round(9), return_counts=True)
+        assert len(counts) == 10
+        assert abs(counts - count).max() <= 1
+    both = np.concatenate([samples.inputs, samples.other_inputs])
+    assert len(np.unique(both, axis=0)) == 80  # no sample is in both
+
+
 def test_images_come_from_training_and_test_set(data_root):
     samples = load_samples("mnist", 60, data_root, seed=0, num_others=20)
     assert samples.inputs.shape == (60, 784)
@@ -94,6 +105,9 @@ def test_bike_sharing_drops_what_tells_the_answer(bike):
     ("changed", "message"),
     [
         ({"cnt": None}, r"no column cnt; allowed: a file that has them"),
+        ({"cnt": 3}, r"target cnt is 3 for all 20 samples; allowed: targets that vary"),
+        ({"cnt": 0.1}, r"target cnt is 0.1 for all 20 samples"),  # its deviation is not quite 0
+        ({"temp": 0.1}, r"column temp is constant over 20 rows"),
         ({"temp": 1.0}, r"column temp is constant over 20 rows"),
         ({"temp": 1.0, "hum": 2.0}, r"column temp, hum is constant over 20 rows"),
         ({"hum": ["wet"] * 30}, r"column hum is not numeric"),

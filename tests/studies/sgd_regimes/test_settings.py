@@ -4,7 +4,7 @@ import pytest
 
 from degeneracy.config.reader import ConfigError, parse_config, read_config
 from studies.sgd_regimes import STUDY
-from studies.sgd_regimes.settings import Settings
+from studies.sgd_regimes.settings import Settings, exactly
 
 WRONG = {
     "regimes": {"lrs": [0], "momenta": [1.0], "batch_sizes": [200], "taus": []},
@@ -43,6 +43,17 @@ def test_every_problem_of_the_settings_is_listed():
 def test_tau_keeps_second_moments():
     (problem,) = problems_of({"regimes": {"taus": [20], "batch_sizes": [10]}})
     assert problem.startswith("regimes.taus: 20 given with γ up to 0.09091; allowed there: at most")
+
+
+def test_each_law_is_there_once():
+    (problem,) = problems_of({"asymptotics": {"laws": [{"kappa": 2.0}, {"kappa": 2.0}]}})
+    assert problem.startswith("asymptotics.laws: ")
+    assert "is there twice" in problem
+
+
+def test_numbers_that_differ_are_written_differently():
+    assert [exactly(value) for value in (1.0, 0.3, 1e-7)] == ["1", "0.3", "1e-07"]
+    assert exactly(0.3) != exactly(0.30000001)
 
 
 def test_the_default_config_is_what_a_config_that_says_nothing_means():

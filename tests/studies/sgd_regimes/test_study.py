@@ -10,8 +10,15 @@ from markupsafe import escape
 
 from degeneracy.study import measure, open_work
 from studies.sgd_regimes import STUDY
-from studies.sgd_regimes.figures import study_figures
-from studies.sgd_regimes.findings import findings, order_sentence
+from studies.sgd_regimes.figures import spectrum_figure, study_figures
+from studies.sgd_regimes.findings import (
+    asymptotics_card,
+    findings,
+    order_sentence,
+    regimes_card,
+    spectrum_card,
+)
+from studies.sgd_regimes.measure import stability_map
 
 
 def drawings_of(results):
@@ -95,12 +102,80 @@ def test_without_runs_of_the_main_experiment_the_report_says_so(results):
     assert findings(results).cards[-1].headline.startswith("No finished run")
 
 
+def checkpoint(lr, llc, **changed):
+    """A trained checkpoint at ten times its learning rate of the boundary."""
+    settings = {"momentum": 0.9, "batch_size": 8, "epoch": 2, "run": "r", "seed": 1}
+    alike = {"model": "m", "dataset": "d", "nbeta_choice": "1", "sampler": "sgld"}
+    return {**settings, **alike, "lr": lr, "closeness": 10 * lr, "llc": llc, **changed}
+
+
 def test_an_order_takes_several_learning_rates():
-    one = {"model": "m", "momentum": 0.9, "batch_size": 8, "epoch": 2, "llc": 1.0}
-    same_rate = [{**one, "lr": 0.1, "closeness": c, "epoch": e} for e, c in enumerate("abcde", 1)]
+    same_rate = [checkpoint(0.1, float(e), closeness=0.1 * e, epoch=e) for e in range(1, 6)]
     assert "cannot be said: 5 trained checkpoints at 1 learning rate" in order_sentence(same_rate)
-    rates = [{**one, "lr": r, "closeness": 10 * r, "llc": -r} for r in (0.1, 0.2, 0.3, 0.4)]
+    rates = [checkpoint(r, -r) for r in (0.1, 0.2, 0.3, 0.4)]
+    assert "Over 4 trained checkpoints (m, d) the rank" in order_sentence(rates)
     assert "is -1.00" in order_sentence(rates)
+
+
+def test_runs_seeds_and_data_sets_are_checkpoints_of_their_own():
+    pair = [checkpoint(0.1, 2.0), checkpoint(0.2, 1.0)]
+    for key in ("run", "seed"):
+        more = [{**one, key: f"other {key}"} for one in pair]
+        assert "Over 4 trained checkpoints" in order_sentence([*pair, *more])
+
+
+@pytest.mark.parametrize("key", ["model", "dataset", "nbeta_choice", "sampler"])
+def test_what_is_not_alike_is_not_put_in_one_order(key):
+    some = [checkpoint(r, -r) for r in (0.1, 0.2, 0.3)]
+    others = [{**one, "run": "another", key: "other"} for one in some]
+    found = order_sentence([*some, *others])
+    assert "cannot be said: 6 trained checkpoints at 3 learning rates, in 2 groups" in found
+
+
+def test_an_equal_llc_has_no_order():
+    found = order_sentence([checkpoint(r, 1.0) for r in (0.1, 0.2, 0.3, 0.4)])
+    assert "so that they have no correlation" in found
+
+
+def test_a_law_whose_tail_is_cut_off_gets_no_verdict(results):
+    laws = results["parts"]["asymptotics"]
+    key = "ν = 1.5, ϰ = 3, b = 10, α = 0.5"
+    laws = {key: laws[key] | {"tail": 0.01}}
+    card = asymptotics_card(laws)
+    assert card.text == [f"{key}: the tail beyond 2,000 modes is 1 % of L; no verdict"]
+    assert "for 0 of 0 laws with a prediction; of 1 more nothing can be said" in card.headline
+
+
+def test_a_kernel_whose_exponents_are_in_no_phase_says_so(results):
+    part = results["parts"]["spectrum"]
+    assert "divergent" not in spectrum_card(part).headline
+    found = part["digits"]
+    found["fit"] |= {"nu": 0.9}
+    assert "no phase, for at ν <= 1" in spectrum_card(part).headline
+    found["fit"] |= {"nu": 1.5, "kappa": -0.1}
+    assert "has no phase" in spectrum_card(part).headline
+    found |= {"fit": None, "refused": "modes 5 to 30 given"}
+    assert "digits: no power law fitted, modes 5 to 30 given" in spectrum_card(part).headline
+    assert len(spectrum_figure(part).data) == 2
+
+
+def test_only_settings_that_ran_are_counted(results):
+    part = results["parts"]["regimes"]
+    headline = regimes_card(part).headline
+    assert headline.startswith("Over 1 setting that ran the network stays within")
+    assert "the best τ is 1" in headline
+    first, _ = part.values()
+    del first["spectral"]["1"]
+    assert "the best τ is 2" in regimes_card(part).headline
+
+
+def test_a_run_that_reached_zero_converges(tiny_settings):
+    settings = tiny_settings.stability.model_copy(
+        update={"nu": 1e-9, "size": 10, "batch_size": 10, "num_steps": 20_000, "num_lrs": 5}
+    )
+    found = stability_map(settings)
+    reached = np.array(found["converges"])
+    np.testing.assert_array_equal(np.array(found["falls"])[reached], True)
 
 
 def test_what_was_found_is_taken_from_the_directory(finished, results, tiny_settings, tmp_path):
