@@ -27,19 +27,39 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def started(*command) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        cwd=PROJECT,
-        env=os.environ | {"TQDM_DISABLE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def started():
+    """Starts a Python process that listens to SIGINT, whatever the suite itself was told to ignore,
+    and ends what is left of it.
+    """
+    begun = []
+
+    def start(*command) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=PROJECT,
+            env=os.environ | {"TQDM_DISABLE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=listening,
+        )
+        begun.append(process)
+        return process
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def listening() -> None:
+    """A job in the background inherits that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_the_imports_is_a_sentence(number):
+def test_a_signal_during_the_imports_is_a_sentence(started, number):
     process = started("-c", WATCHER, "args_ngd_sgd.json")
     assert process.stdout.readline() == "importing\n"
     process.send_signal(number)
@@ -50,7 +70,7 @@ def test_a_signal_during_the_imports_is_a_sentence(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_the_work_is_a_sentence_that_names_the_directory(tmp_path, number):
+def test_a_signal_during_the_work_is_a_sentence_that_names_the_directory(started, tmp_path, number):
     config, out = tmp_path / "config.json", tmp_path / "run"
     config.write_text(json.dumps(CONFIG))
     process = started("experiment.py", config, "--out", out, "--device", "cpu")

@@ -49,6 +49,9 @@ def _held(name: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, schema["$ref"]
     if "$ref" in schema.get("items", {}):
         yield f"{name}[…]", schema["items"]["$ref"]
+    for kinds in schema.get("patternProperties", {}).values():
+        for section in kinds.get("oneOf", ()):
+            yield f"{name}, {section['$ref'].rpartition('/')[2]}", section["$ref"]
     for kind, section in schema.get("properties", {}).items():
         yield f"{name}, kind {kind}", section["$ref"]
 

@@ -34,7 +34,8 @@ def measure_rates(work: Work) -> Measured:
     wanted = {rate_key(o, m): (o, m) for m in factorial.models for o in factorial.optimizers}
     for key in work.todo(wanted, "search"):
         optimizer, model = wanted[key]
-        found = searched(optimizer, model, training_images(work), search.seeds, search.num_rates)
+        images, size = training_images(work), factorial.batch_size
+        found = searched(optimizer, model, images, search.seeds, size, search.num_rates)
         if found.rate is None:
             tried = "; ".join(f"{rate:.3g}: {text}" for rate, text in found.tried[-3:])
             raise ValueError(f"{key}: no rate of the grid is stable ({tried}); raise num_rates")

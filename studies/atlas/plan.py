@@ -61,6 +61,7 @@ def content_of(factorial: FactorialSettings, model: ModelSettings, seed: int) ->
             "seed": seed,
         },
         "measurement": {
+            "branches": "window",
             "thorough": seed in factorial.thorough_seeds,
             "localization": model.localization,
             "nbeta": model.nbeta,

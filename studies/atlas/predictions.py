@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from degeneracy.sweeps.statistics import Mean, mean_of
 from studies.atlas.contrasts import ENDPOINT, levels_of, table_of
@@ -98,7 +98,7 @@ def _correlation(
         for _ in range(RESAMPLES):
             drawn = generator.integers(len(groups), size=len(groups))
             pairs = np.concatenate([groups[place] for place in drawn])
-            values.append(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+            values.append(np.corrcoef(rankdata(pairs, axis=0), rowvar=False)[0, 1])
         low, high = (float(end) for end in np.nanquantile(values, [0.025, 0.975]))
     return Correlation(name, model, value, low, high, len(runs))
 

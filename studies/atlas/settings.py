@@ -95,7 +95,19 @@ class FactorialSettings(Section):
     batch_size: int = Field(64, ge=2, le=6_000, description="Images in a minibatch.")
     max_epochs: int = Field(60, ge=1, le=10_000, description="Epochs after which training ends.")
     models: Annotated[list[ModelSettings], EachOnce] = Field(
-        default_factory=lambda: [ModelSettings()], min_length=1, description="Networks, in order."
+        [
+            ModelSettings(),
+            ModelSettings(
+                hidden_nodes=64,
+                hidden_layers=8,
+                localization=8_000.0,
+                nbeta=365.0,
+                num_draws=None,
+                sampler_batch_size=256,
+            ),
+        ],
+        min_length=1,
+        description="Networks, in order.",
     )
     optimizers: Annotated[list[Optimizer], EachOnce] = Field(
         ["sgd", "ngd"],
@@ -115,7 +127,7 @@ class FactorialSettings(Section):
         description="Done too if a 95 % interval is longer than the margin of equivalence.",
     )
     thorough_seeds: Annotated[list[Seed], EachOnce] = Field(
-        [1, 2, 3],
+        [1],
         description="Seeds on which λ̂ is also sampled as published, and under relative changes.",
     )
     window: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = (

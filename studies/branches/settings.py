@@ -55,9 +55,9 @@ class TrainingSettings(Section):
     hidden_layers: int = Field(2, ge=1, le=100, description="Number of hidden layers.")
     batch_size: int = Field(64, ge=2, le=6_000, description="Images in a minibatch.")
     early: KindName = Field("sgd", description="The optimizer up to `switch_loss`.")
-    late: KindName = Field("sgd", description="The optimizer from there on, begun afresh.")
-    early_lr: float = Field(0.02, gt=0, le=MAX_RATE, description="Learning rate of the early one.")
-    late_lr: float = Field(0.02, gt=0, le=MAX_RATE, description="Learning rate of the late one.")
+    late: KindName = Field("ngd", description="The optimizer from there on, begun afresh.")
+    early_lr: float = Field(0.03, gt=0, le=MAX_RATE, description="Learning rate of the early one.")
+    late_lr: float = Field(0.015, gt=0, le=MAX_RATE, description="Learning rate of the late one.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, a fraction.")
     nesterov: bool = Field(True, description="Nesterov's form of momentum; needs momentum > 0.")
     alpha: float = Field(0.1, gt=0, description="NGD's smoothing α of the Fisher factor.")
@@ -108,7 +108,7 @@ class MeasurementSettings(Section):
     """What is measured on annealed branches."""
 
     branches: Literal["window", "all", "none"] = Field(
-        "window",
+        "all",
         description=(
             "Which branches are measured: those in the window with the nearest on both its sides;"
             " all; or none, which only says how training went."

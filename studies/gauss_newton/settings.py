@@ -102,8 +102,8 @@ class TrainingSettings(Section):
 
     seed: Seed = Field(42, description="First seed: of weights, order of images and crops.")
     num_seeds: int = Field(1, ge=1, le=100, description="Seeds, one after the other.")
-    full: FullBatch = Field(default_factory=lambda: FullBatch(epochs=20))
-    mini: RegimeSettings = Field(default_factory=RegimeSettings)
+    full: FullBatch = Field(FullBatch(epochs=20), description="On one batch.")
+    mini: RegimeSettings = Field(RegimeSettings(), description="On minibatches.")
 
     @property
     def seeds(self) -> list[int]:
@@ -316,10 +316,8 @@ class Settings(Section):
     network: NetworkSettings = Field(default_factory=NetworkSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     optimizers: dict[Name, Annotated[Choice, Field(discriminator="kind")]] = Field(
-        default_factory=default_optimizers, description="What is compared, by name."
+        default_optimizers(), description="What is compared, by name."
     )
-    swaps: list[SwapSettings] = Field(
-        default_factory=list, description="Runs that change the optimizer on the way."
-    )
+    swaps: list[SwapSettings] = Field([], description="Runs that change the optimizer on the way.")
     analyses: AnalysisSettings = Field(default_factory=AnalysisSettings)
     degeneracy: DegeneracySettings = Field(default_factory=DegeneracySettings)

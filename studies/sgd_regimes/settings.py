@@ -121,10 +121,7 @@ class AsymptoticSettings(Section):
     """Part 3: predicted over measured losses of long runs of SD(1)."""
 
     laws: Annotated[list[Law], EachOnce] = Field(
-        default_factory=lambda: [Law(**law) for law in DEFAULT_LAWS],
-        min_length=1,
-        max_length=9,
-        description="What is run.",
+        [Law(**law) for law in DEFAULT_LAWS], min_length=1, max_length=9, description="What is run."
     )
     size: int = Field(100_000, ge=100, le=10_000_000, description="Modes.")
     num_steps: int = Field(10_000, ge=100, le=1_000_000, description="Steps of each run.")

@@ -14,7 +14,7 @@ def test_a_folder_without_a_declaration_is_no_study(tmp_path, monkeypatch):
     before = studies.names()
     monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(tmp_path)])
     assert studies.names() == before
-    with pytest.raises(ConfigError, match="study: 'undeclared' given; allowed: min_singular"):
+    with pytest.raises(ConfigError, match="study: 'undeclared' given; allowed: atlas, "):
         studies.find("undeclared")
     assert not hasattr(sys.modules["studies.undeclared"], "STUDY")
     monkeypatch.delitem(sys.modules, "studies.undeclared")

@@ -26,6 +26,8 @@ def config(data_root):
             "hidden_layers": 1,
             "look_every": 5,
             "late": "ngd",
+            "early_lr": 0.02,
+            "late_lr": 0.02,
             "switch_loss": 0.8,
             "branch_losses": [0.7, 0.5],
             "window": [0.6, 0.5],

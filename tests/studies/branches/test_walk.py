@@ -28,6 +28,8 @@ SMALL = {
     "hidden_layers": 1,
     "batch_size": 64,
     "look_every": 5,
+    "early": "sgd",
+    "late": "sgd",
     "early_lr": 0.02,
     "late_lr": 0.02,
     "switch_loss": 0.8,
