@@ -23,6 +23,16 @@ Folder = Annotated[
     ),
 ]
 
+DataRoot = Annotated[
+    Folder,
+    Field(
+        description=(
+            "Folder that holds the data sets' files; a relative one is relative to the project's"
+            " folder."
+        )
+    ),
+]
+
 
 def _each_once(values: list) -> list:
     if (twice := repeated(values)) is not None:

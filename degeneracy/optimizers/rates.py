@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from degeneracy.data.images import TensorData
@@ -122,11 +122,7 @@ def looks(
     while True:
         order = torch.randperm(len(data.labels), generator=generator).to(data.labels.device)
         for index in order.split(rule.batch_size):
-            _step(stepper, data, index)
+            stepper.step(data.inputs[index], data.labels[index])
             step += 1
             if step % rule.look_every == 0:
                 yield step / an_epoch, evaluate(model, data)[0]
-
-
-def _step(stepper: TorchStepper, data: TensorData, index: Tensor) -> None:
-    stepper.step(data.inputs[index], data.labels[index])

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from degeneracy.config.reader import DEFAULT_STUDY, read_config
 from degeneracy.config.section import Section, plain
-from degeneracy.config.values import Folder, Seed, nesterov_has_momentum
+from degeneracy.config.values import DataRoot, Seed, nesterov_has_momentum
 from degeneracy.config.words import in_words, shown
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.optimizers.kinds import KINDS
@@ -203,13 +203,7 @@ class DataSettings(Section):
             "Probes of the trace estimate at most: a standard error of 2 % is enough. It needs two."
         ),
     )
-    root: Folder = Field(
-        "data",
-        description=(
-            "Folder that holds the data sets' files; a relative one is relative to the project's"
-            " folder."
-        ),
-    )
+    root: DataRoot = "data"
 
 
 class Config(Section):

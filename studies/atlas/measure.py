@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch.nn.functional import cross_entropy
 
 import studies
-from degeneracy.data.files import ensure_data_files
 from degeneracy.data.images import TensorData, load_data
 from degeneracy.models.networks import FFNN
 from degeneracy.optimizers.kinds import KINDS
@@ -45,10 +44,8 @@ def measure_rates(work: Work) -> Measured:
 def training_images(work: Work) -> TensorData:
     """The first images of the training set."""
     factorial = work.settings.factorial
-    root = PROJECT / factorial.root
-    ensure_data_files(factorial.dataset, root)
-    data = load_data(factorial.dataset, root, work.device).train
-    return TensorData(*(part[: factorial.num_images].clone() for part in data))
+    root = PROJECT / Path(factorial.root).expanduser()
+    return load_data(factorial.dataset, root, work.device).train.first(factorial.num_images)
 
 
 def searched(
@@ -104,7 +101,7 @@ def rows_of(work: Work, model: ModelSettings, seed: int) -> Iterator[dict[str, A
     )
     runs = work.settings.runs
     given = replace(runs.resources, device=work.device.type)
-    _, states = run_sweep(sweep, studies.find, given, runs.retries, say=work_log)
+    _, states = run_sweep(sweep, studies.find, given, runs.retries)
     for cell, state in zip(cells(factorial), states, strict=True):
         row = {"model": model.name, "seed": seed, **cell._asdict()}
         row |= {"status": state.status, "reason": state.reason, "seconds": state.seconds}
@@ -113,9 +110,6 @@ def rows_of(work: Work, model: ModelSettings, seed: int) -> Iterator[dict[str, A
             "training": parts.get("training", {}).get("branches"),
             "points": parts.get("degeneracy", {}).get("points"),
         }
-
-
-work_log = partial(print, flush=True)
 
 
 def all_done(work: Work, key: str) -> bool:

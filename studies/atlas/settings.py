@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from degeneracy.config.section import Section, rule
-from degeneracy.config.values import EachOnce, Folder, Seed
+from degeneracy.config.values import DataRoot, EachOnce, Seed
 from degeneracy.config.words import shown
 from degeneracy.sweeps.settings import RunsSettings
 
@@ -82,13 +82,7 @@ class FactorialSettings(Section):
     rules = (window_falls, further_seeds_are_others, thorough_seeds_are_run)
 
     dataset: Literal["mnist", "fashion-mnist"] = Field("mnist", description="The data set.")
-    root: Folder = Field(
-        "data",
-        description=(
-            "Folder that holds the data sets' files; a relative one is relative to the project's"
-            " folder."
-        ),
-    )
+    root: DataRoot = "data"
     num_images: int = Field(
         6_400, ge=100, le=60_000, description="Training images, the first of the data set."
     )

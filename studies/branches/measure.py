@@ -7,6 +7,7 @@ seconds, is done again where a kill came between the two.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from torch.nn.functional import cross_entropy
 
 from degeneracy.curvature.largest import top_eigenvalues
 from degeneracy.curvature.trace import hessian_trace
-from degeneracy.data.files import ensure_data_files
 from degeneracy.data.images import DataSplits, TensorData, load_data
 from degeneracy.llc.estimate import LLCEstimate, estimate_llcs, mean_loss
 from degeneracy.llc.settings import AUTO, SamplerSettings
@@ -59,11 +59,9 @@ PUBLISHED_BATCH = 128
 def images(work: Work) -> DataSplits:
     """The first images of the training set, and the whole test set."""
     training = work.settings.training
-    root = PROJECT / training.root
-    ensure_data_files(training.dataset, root)
+    root = PROJECT / Path(training.root).expanduser()
     data = load_data(training.dataset, root, work.device)
-    few = TensorData(*(part[: training.num_images].clone() for part in data.train))
-    return DataSplits(few, data.test)
+    return DataSplits(data.train.first(training.num_images), data.test)
 
 
 def measure_training(work: Work) -> Measured:
@@ -231,7 +229,7 @@ def curvature(
 ) -> dict[str, Any]:
     """Trace and largest eigenvalue of the Hessian over the first images."""
     model.load_state_dict(state)
-    few = tuple(part[: how.hessian_images] for part in data)
+    few = tuple(data.first(how.hessian_images))
     trace = hessian_trace(model, cross_entropy, few, num_probes=how.num_probes)
     (largest,) = top_eigenvalues(model, cross_entropy, few, k=1, tolerance=TOLERANCE)
     return {
@@ -250,7 +248,7 @@ def relative_trace(
     model: nn.Module, state: dict, data: TensorData, how: MeasurementSettings
 ) -> dict[str, Any]:
     """Σ w_i² ∂²L/∂w_i²: the Hessian's trace by relative changes, the same in every gauge."""
-    few = tuple(part[: how.hessian_images] for part in data)
+    few = tuple(data.first(how.hessian_images))
     view = relative(model, state, data)
     found = hessian_trace(view, cross_entropy, few, num_probes=how.num_probes)
     return {"relative_trace": found.trace, "relative_trace_std_error": found.std_error}

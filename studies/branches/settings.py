@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from degeneracy.config.section import Section, rule
-from degeneracy.config.values import Folder, Seed, nesterov_has_momentum
+from degeneracy.config.values import DataRoot, Seed, nesterov_has_momentum
 from degeneracy.config.words import shown
 from degeneracy.optimizers.kinds import KINDS
 from degeneracy.optimizers.settings import MAX_RATE, OptimizerSettings
@@ -41,13 +41,7 @@ class TrainingSettings(Section):
     rules = (nesterov_has_momentum("training."), window_is_a_range)
 
     dataset: Literal["mnist", "fashion-mnist"] = Field("mnist", description="The data set.")
-    root: Folder = Field(
-        "data",
-        description=(
-            "Folder that holds the data sets' files; a relative one is relative to the project's"
-            " folder."
-        ),
-    )
+    root: DataRoot = "data"
     num_images: int = Field(
         6_400, ge=100, le=60_000, description="Training images, the first of the data set."
     )

@@ -6,6 +6,7 @@ Parts: "train", then from the checkpoints "cka", "ntk", "weights" and "degenerac
 import itertools
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -50,7 +51,9 @@ def images(work: Work) -> DataSplits:
     """The data set, read once; raises `data.files.DataError` where it cannot be had."""
     if "images" not in work.traces:
         data = work.settings.data
-        work.traces["images"] = load_data(data.dataset, PROJECT / data.root, work.device)
+        work.traces["images"] = load_data(
+            data.dataset, PROJECT / Path(data.root).expanduser(), work.device
+        )
     return work.traces["images"]
 
 
@@ -59,7 +62,7 @@ def trained_on(work: Work, regime: str) -> TensorData:
     count = work.settings.data.num_train
     if regime == "full":
         count = work.settings.training.full.batch_size
-    return TensorData(*(part[:count] for part in images(work).train))
+    return images(work).train.first(count)
 
 
 # ---- training ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from degeneracy.config.section import Section, rule
-from degeneracy.config.values import EachOnce, Folder, Seed, nesterov_has_momentum
+from degeneracy.config.values import DataRoot, EachOnce, Seed, nesterov_has_momentum
 from degeneracy.config.words import shown
 from degeneracy.optimizers.gauss_newton import MOST_ROWS, Solver
 from degeneracy.optimizers.settings import MAX_RATE
@@ -48,13 +48,7 @@ class DataSettings(Section):
     dataset: Literal["mnist", "fashion-mnist", "cifar10"] = Field(
         "mnist", description="The data set."
     )
-    root: Folder = Field(
-        "data",
-        description=(
-            "Folder that holds the data sets' files; a relative one is relative to the project's"
-            " folder."
-        ),
-    )
+    root: DataRoot = "data"
     num_train: int = Field(
         2560, ge=2, le=60_000, description="Training images of mini-batch training: the first ones."
     )

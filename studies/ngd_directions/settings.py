@@ -7,7 +7,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from degeneracy.config.section import Section, rule
-from degeneracy.config.values import Folder, Seed, nesterov_has_momentum
+from degeneracy.config.values import DataRoot, Seed, nesterov_has_momentum
 from degeneracy.models.networks import FFNN, num_parameters
 from degeneracy.optimizers.exact_ngd import MAX_WEIGHTS
 
@@ -29,13 +29,7 @@ class TrainingSettings(Section):
     rules = (nesterov_has_momentum("training."),)
 
     dataset: Literal["mnist", "fashion-mnist"] = Field("mnist", description="The data set.")
-    root: Folder = Field(
-        "data",
-        description=(
-            "Folder that holds the data sets' files; a relative one is relative to the project's"
-            " folder."
-        ),
-    )
+    root: DataRoot = "data"
     batch_size: int = Field(128, ge=2, le=60_000, description="Images in a minibatch.")
     lr: float = Field(
         0.01, gt=0, description="NGD's learning rate (weight units per gradient unit)."

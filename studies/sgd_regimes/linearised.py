@@ -44,6 +44,26 @@ def sampled_batches(
             yield np.argpartition(keys, batch_size, axis=1)[:, :batch_size]
 
 
+def _states(
+    state: np.ndarray, joint: np.ndarray, rates: np.ndarray, momenta: np.ndarray, batches: Batches
+) -> Iterator[np.ndarray]:
+    """The residuals (runs, N + M) before the first step and after each, in place; of a batch only
+    those of its own samples, the first N, drive all.
+    """
+    size = joint.shape[1]
+    speed, drawn = np.zeros_like(state), np.zeros((len(state), size))
+    rows = np.arange(len(state))[:, None]
+    yield state
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rate, beta, batch in zip(rates, momenta, batches, strict=True):
+            drawn[:] = 0.0
+            drawn[rows, batch] = state[rows, batch]
+            speed *= beta
+            speed -= rate * (drawn @ joint.T)
+            state += speed
+            yield state
+
+
 def linearised(
     kernel: ArrayLike,
     residual: ArrayLike,
@@ -93,27 +113,15 @@ def linearised(
     if validation is not None:
         start = np.r_[start, check_residual(validation[1], len(joint) - size)]
     state = np.repeat(start[None], num_runs, axis=0)  # residuals of training and other samples
-    speed, drawn = np.zeros_like(state), np.zeros((num_runs, size))
-    rows = np.arange(num_runs)[:, None]
     given = batches or sampled_batches(num_runs, size, batch_size, num_steps, seed)
+    scaled = rates * size / batch_size
     losses, others, shown = [], [], []
-
-    def note() -> None:
-        losses.append(np.einsum("rn,rn->r", state[:, :size], state[:, :size]) / (2 * size))
+    for now in _states(state, joint, scaled, momenta, given):
+        losses.append(np.einsum("rn,rn->r", now[:, :size], now[:, :size]) / (2 * size))
         if validation is not None:
-            others.append((state[:, size:] ** 2).mean(1) / 2)
+            others.append((now[:, size:] ** 2).mean(1) / 2)
         if modes:
-            shown.append(((state[:, :size] @ vectors) ** 2).mean(0))
-
-    note()
-    with np.errstate(over="ignore", invalid="ignore"):
-        for rate, beta, batch in zip(rates, momenta, given, strict=True):
-            drawn[:] = 0.0
-            drawn[rows, batch] = state[rows, batch]
-            speed *= beta
-            speed -= (rate * size / batch_size) * (drawn @ joint.T)
-            state += speed
-            note()
+            shown.append(((now[:, :size] @ vectors) ** 2).mean(0))
     found = np.stack(losses, axis=1)
     refuse_overflow(found.mean(0))
     return Curves(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from degeneracy.config.section import Section, rule
-from degeneracy.config.values import EachOnce, Folder, Seed
+from degeneracy.config.values import DataRoot, EachOnce, Folder, Seed
 
 Rate = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(gt=-1, lt=1)]
@@ -46,13 +46,7 @@ class RegimesSettings(Section):
     rules = (batches_fit, taus_keep_moments)
 
     dataset: Named = Field("digits", description="The data set.")
-    root: Folder = Field(
-        "data",
-        description=(
-            "Folder that holds the data sets' files; a relative one is relative to the project's"
-            " folder."
-        ),
-    )
+    root: DataRoot = "data"
     size: int = Field(100, ge=2, le=2000, description="Training samples N.")
     width: int = Field(4096, ge=1, le=65536, description="Hidden units of the network.")
     lrs: Annotated[list[Rate], EachOnce] = Field(

@@ -1,31 +1,9 @@
 """Does the report work in a browser, offline, with nothing overlapping?"""
 
-import shutil
-
 import pytest
+from browser import ARGS, CHROMIUM, OVERLAPS, needs_chromium, sync_api
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the path"
-)
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-
-# Pairs of parts of a figure that meet.
-OVERLAPS = """figure => {
-    const boxes = (selector) => [...figure.querySelectorAll(selector)]
-        .map((element) => element.getBoundingClientRect()).filter((box) => box.width && box.height);
-    const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
-        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
-    const plot = ".nsewdrag", xtitle = ".xtitle, .x2title", ytitle = ".ytitle, .y2title";
-    const xtick = ".xtick text, .x2tick text", ytick = ".ytick text, .y2tick text";
-    const pairs = [[".legend", plot], [".legend", xtitle], [".legend", xtick], [".gtitle", plot],
-        [xtitle, plot], [ytitle, plot], [ytick, plot], [ytitle, ytick]];
-    return pairs.filter(([a, b]) => boxes(a).some((p) => boxes(b).some((q) => meet(p, q))))
-        .map(String);
-}"""
+pytestmark = needs_chromium
 
 
 @pytest.mark.parametrize("width", [1200, 760])
