@@ -1,15 +1,17 @@
 """What do docs/ show of a run of the atlas? The table of runs, its figures, its tables as Markdown.
 
-    python -m studies.atlas.export RUN_DIRECTORY docs/results
+    python -m studies.atlas.export RUN_DIRECTORY… docs/results
 
 writes `atlas.csv`, one row a run, and `atlas-….png`, and prints sentences and tables. A run that is
-not finished is taken as far as it is. The figures need Chromium and `make venv-dev`.
+not finished is taken as far as it is; several, of other seeds or networks, are taken together. The
+figures need Chromium and `make venv-dev`.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from degeneracy.files import write_atomically
 from degeneracy.report.pictures import draw
@@ -17,6 +19,7 @@ from degeneracy.report.tables import Table
 from degeneracy.runs.results_file import RESULTS
 from studies.atlas.figures import atlas_figures
 from studies.atlas.findings import findings, tidy_csv
+from studies.atlas.joined import joined
 
 
 def markdown(table: Table) -> str:
@@ -28,19 +31,31 @@ def markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
 
+def read(run: Path) -> dict[str, Any]:
+    """The results in a run directory of the atlas.
+
+    Raises:
+        ValueError: There are none that can be read, or they are of another study.
+    """
+    try:
+        results = json.loads((run / RESULTS).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{run}: no results of a run that can be read ({error})") from error
+    if results.get("study") != "atlas":
+        raise ValueError(f"{run}: a run of {results.get('study')!r}; allowed: atlas")
+    return results
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(description="Writes what docs/ show of a run of the atlas.")
-    parser.add_argument("run", type=Path, help="run directory of the study `atlas`")
+    parser.add_argument("run", nargs="+", type=Path, help="run directories of the study `atlas`")
     parser.add_argument("folder", type=Path, help="where to, such as docs/results")
     options = parser.parse_args(arguments)
     try:
-        results = json.loads((options.run / RESULTS).read_bytes())
-    except (OSError, ValueError) as error:
-        print(f"{options.run}: no results of a run that can be read ({error})", file=sys.stderr)
-        return 2
-    if results.get("study") != "atlas":
-        print(f"{options.run}: a run of {results.get('study')!r}; allowed: atlas", file=sys.stderr)
+        results = joined([(str(run), read(run)) for run in options.run])
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     options.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(options.folder / "atlas.csv", tidy_csv(results).encode())

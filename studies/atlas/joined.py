@@ -1,0 +1,72 @@
+"""What do several run directories of one atlas say together? Seeds and networks may be done apart,
+each piece on a machine of its own; here their results become one, or it is said why they cannot.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from studies.atlas.contrasts import name_of
+from studies.atlas.measure import RATES
+from studies.atlas.settings import Settings
+
+PLAN = ("dataset", "num_images", "batch_size", "max_epochs", "optimizers", "fractions", "window")
+UNITED = ("models", "seeds", "further_seeds", "thorough_seeds")  # which may differ
+
+
+def joined(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """The results of one atlas, from those of its pieces.
+
+    Args:
+        runs: (name, results) of each piece, at least one; a config may leave out keys that have
+            defaults.
+
+    Returns:
+        The first one's results, with the networks, seeds, rates and runs of all. A seed that one
+        runs and another keeps for an extension is a seed.
+
+    Raises:
+        ValueError: Two pieces differ in what makes runs comparable, in a network's sampler, in a
+            largest stable rate, or both have the runs of a network and seed.
+    """
+    (first_name, first), *others = [(name, _completed(results)) for name, results in runs]
+    parts = {name: dict(part) for name, part in first["parts"].items()}
+    plan = dict(first["config"]["factorial"])
+    for name, results in others:
+        own = results["config"]["factorial"]
+        for key in PLAN:
+            if own[key] != plan[key]:
+                raise ValueError(
+                    f"{first_name} and {name} are of two plans: factorial.{key} is {plan[key]!r}"
+                    f" and {own[key]!r}; allowed: pieces that differ in {', '.join(UNITED)}"
+                )
+        for key in UNITED:
+            plan[key] = [*plan[key], *(one for one in own[key] if one not in plan[key])]
+        for part, found in results["parts"].items():
+            _add(parts.setdefault(part, {}), found, name, part)
+    names = [name_of(model) for model in plan["models"]]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{twice[0]} is sampled with several settings; allowed: one for all runs")
+    plan["further_seeds"] = [seed for seed in plan["further_seeds"] if seed not in plan["seeds"]]
+    return {**first, "config": {**first["config"], "factorial": plan}, "parts": parts}
+
+
+def _completed(results: Mapping[str, Any]) -> dict[str, Any]:
+    """With the defaults of keys that its config left out."""
+    given = {key: value for key, value in results["config"].items() if key != "study"}
+    return {**results, "config": Settings.model_validate(given).model_dump(mode="json")}
+
+
+def _add(there: dict[str, Any], found: Mapping[str, Any], name: str, part: str) -> None:
+    """Adds findings; a rate may have been searched twice, with one outcome."""
+    for key, value in found.items():
+        if key not in there:
+            there[key] = value
+        elif part != RATES:
+            raise ValueError(
+                f"{name} has {key} too; allowed: pieces each with networks and seeds of its own"
+            )
+        elif value["rate"] != there[key]["rate"]:
+            raise ValueError(
+                f"{name} found {value['rate']:g} as the largest stable rate of {key}, another found"
+                f" {there[key]['rate']:g}; allowed: one, of which all runs take their shares"
+            )
