@@ -7,13 +7,9 @@ line printed is the report's path. The same command goes on where the last one s
 """
 
 import argparse
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator
-from types import FrameType
 
-GOES_ON = "the same command goes on where this one left off"
+from degeneracy.interrupts import interruptible
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,13 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", choices=["cpu", "cuda", "auto"])
     parser.add_argument("--large", action="store_true", help="do work that seems beyond reason")
     options = parser.parse_args(arguments)
-    try:
-        with _signals_said():
-            return _done(options)
-    except KeyboardInterrupt as stop:
-        text = str(stop) if str(stop).startswith("stopped") else f"stopped{_by(stop)}; {GOES_ON}"
-        print(text, file=sys.stderr)
-        return 1
+    return interruptible(lambda: _done(options))
 
 
 def _done(options: argparse.Namespace) -> int:
@@ -53,28 +43,6 @@ def _done(options: argparse.Namespace) -> int:
         return 1
     print(report)
     return 0
-
-
-def _by(stop: KeyboardInterrupt) -> str:
-    return f" by {stop}" if str(stop) else ""
-
-
-@contextlib.contextmanager
-def _signals_said() -> Iterator[None]:
-    """Makes SIGTERM an interruption that says its name, as SIGINT is one."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    try:
-        usual = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread, which alone gets signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, usual)
 
 
 if __name__ == "__main__":

@@ -444,17 +444,14 @@ class NGD(torch.optim.Optimizer):
             raise
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As every optimizer's; raises ValueError for factors without a unit, as an earlier version
-        of NGD had them.
+        """As every optimizer's; raises ValueError for a tensor that is not of its parameter's shape
+        (the kernels that step would not notice), and for factors without a unit, as an earlier
+        version of NGD had them.
         """
-        for state in state_dict["state"].values():
-            if any(key.startswith("basis_") for key in state) and not any(
-                key.startswith("unit_") for key in state
-            ):
-                raise ValueError(
-                    "this state's factors have no unit: an earlier NGD wrote it; train from the"
-                    " start"
-                )
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for number, param in zip(numbers, params, strict=False):  # `super` compares their counts
+            _check_state(state_dict["state"].get(number, {}), param.shape)
         super().load_state_dict(state_dict)
         for state in self.state.values():
             for key, value in state.items():
@@ -738,6 +735,27 @@ def _start_anew(state: dict) -> None:
     for key in [key for key in state if key.startswith(FisherFactor._fields)]:
         del state[key]
     state["step"].zero_()
+
+
+def _check_state(state: dict, shape: torch.Size) -> None:
+    """Refuses a state that a parameter of this shape cannot have."""
+    kept = {"step": (), "num_skipped": (), "num_restarts": (), "momentum_buffer": tuple(shape)}
+    for axis, dim in enumerate(shape):
+        basis = state.get(f"basis_{axis}")
+        if basis is None:
+            continue
+        if f"unit_{axis}" not in state:
+            raise ValueError(
+                "this state's factors have no unit: an earlier NGD wrote it; train from the start"
+            )
+        rank = len(basis) if basis.ndim else 0
+        kept |= dict(zip(_keys(axis), ((rank, dim), (rank,), (), (), (rank,)), strict=True))
+    for key, value in state.items():
+        if isinstance(value, Tensor) and tuple(value.shape) != kept.get(key):
+            raise ValueError(
+                f"{key} of shape {tuple(value.shape)} given for a parameter of shape"
+                f" {tuple(shape)}; allowed: {kept.get(key, 'no such tensor')}"
+            )
 
 
 def _check_group(group: dict) -> None:

@@ -9,13 +9,12 @@ report's path. The same command goes on where the last one stopped. `docs/sweeps
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-import studies
-from degeneracy.config.reader import ConfigError, read_json, study_name
-from degeneracy.data.files import DataError
-from degeneracy.sweeps.grid import SweepError, parse_grid, parse_seeds, parse_zip
-from degeneracy.sweeps.running import Resources
-from degeneracy.sweeps.sweep import DONE, Sweep, open_sweep, run_sweep
+from degeneracy.interrupts import interruptible
+
+if TYPE_CHECKING:
+    from degeneracy.sweeps.sweep import Sweep
 
 
 def options_of(arguments: list[str] | None) -> argparse.Namespace:
@@ -34,6 +33,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     add("--runs-per-gpu", type=_count(1), default=1, help="runs that share a GPU (1)")
     add("--device", default="auto", choices=["cpu", "cuda", "auto"])
     add("--quantity", help="what the report draws (default: the LLC where there is one)")
+    add("--large", action="store_true", help="do work that seems beyond reason")
     add("--dry-run", action="store_true", help="say which runs these are and what they take")
     return parser.parse_args(arguments)
 
@@ -49,18 +49,35 @@ def _count(least: int):
     return count
 
 
-def asked(options: argparse.Namespace) -> Sweep:
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    options = options_of(arguments)
+    return interruptible(lambda: _done(options))
+
+
+def asked(options: argparse.Namespace) -> "Sweep":
     """The sweep that the options say, checked; raises ConfigError or SweepError."""
+    import studies
+    from degeneracy.config.reader import read_json, study_name
+    from degeneracy.sweeps.grid import parse_grid, parse_seeds, parse_zip
+    from degeneracy.sweeps.sweep import open_sweep
+
     study = studies.find(study_name(read_json(options.config)), options.config)
     axes = [axis for text in options.grid for axis in parse_grid(text)]
     axes += [parse_zip(text) for text in options.zip]
     axes += [] if options.seeds is None else [parse_seeds(options.seeds, study.settings)]
-    return open_sweep(study, options.config, axes, options.out)
+    return open_sweep(study, options.config, axes, options.out, options.large)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status."""
-    options = options_of(arguments)
+def _done(options: argparse.Namespace) -> int:
+    """Does what the options say. Imports here take seconds, in which a signal is a sentence too."""
+    import studies
+    from degeneracy.config.reader import ConfigError
+    from degeneracy.data.files import DataError
+    from degeneracy.sweeps.grid import SweepError
+    from degeneracy.sweeps.running import Resources
+    from degeneracy.sweeps.sweep import DONE, run_sweep
+
     given = Resources(
         options.address, options.threads, options.device, options.runs_per_gpu, options.at_once
     )
@@ -75,9 +92,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (DataError, OSError) as error:
         print(f"sweep.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where this one left off", file=sys.stderr)
         return 1
     print(report)
     return 0 if all(state.status in DONE for state in states) else 1

@@ -1,4 +1,4 @@
-"""The command is stopped, or given nonsense, and says a sentence: no traceback, at any moment."""
+"""A command is stopped, or given nonsense, and says a sentence: no traceback, at any moment."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def slow(name, *rest, **more):
         time.sleep(60)
     return usual(name, *rest, **more)
 builtins.__import__ = slow
-from experiment import main
+from {command} import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -58,9 +58,12 @@ def listening() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_the_imports_is_a_sentence(started, number):
-    process = started("-c", WATCHER, "args_ngd_sgd.json")
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("experiment", signal.SIGINT), ("experiment", signal.SIGTERM), ("sweep", signal.SIGINT)],
+)
+def test_a_signal_during_the_imports_is_a_sentence(started, command, number):
+    process = started("-c", WATCHER.format(command=command), "args_ngd_sgd.json")
     assert process.stdout.readline() == "importing\n"
     process.send_signal(number)
     _, said = process.communicate(timeout=60)

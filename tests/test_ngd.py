@@ -986,6 +986,22 @@ def test_the_state_of_an_earlier_version_is_refused():
         )
 
 
+@pytest.mark.parametrize(
+    "key", ["momentum_buffer", "basis_0", "basis_1", "eigenvalues_1", "unit_0", "num_skipped"]
+)
+def test_a_state_of_another_shape_is_refused_and_the_optimizer_stays_as_it_was(key):
+    weight = torch.zeros(5, 9)
+    optimizer = NGD([weight], lr=0.1, momentum=0.9)
+    directions(random_gradients((5, 9), 2), optimizer=optimizer)
+    there = optimizer.state_dict()
+    odd = {name: value.clone() for name, value in there["state"][0].items()}
+    odd[key] = odd[key].repeat(*[2] * max(1, odd[key].ndim))
+    with pytest.raises(ValueError, match=rf"{key} of shape .* parameter of shape \(5, 9\)"):
+        optimizer.load_state_dict({**there, "state": {0: odd}})
+    after = optimizer.state_dict()["state"][0]
+    assert all(torch.equal(after[name], value) for name, value in there["state"][0].items())
+
+
 def test_skipped_updates_survive_saving():
     weight = torch.zeros(3)
     optimizer = NGD([weight], lr=0.1)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from degeneracy.texts import number
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
@@ -78,6 +80,15 @@ def csv_text(text: str) -> str:
     begins like one.
     """
     return f"'{text}" if text.startswith(FORMULAS) else text
+
+
+def csv_table(table: pd.DataFrame, digits: int | None = None) -> str:
+    """A table as CSV, a row a line: texts by `csv_text`, floats to `digits` significant ones."""
+    texts = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    safe = table.copy()
+    for name in texts:
+        safe[name] = [csv_text(cell) if isinstance(cell, str) else cell for cell in table[name]]
+    return safe.to_csv(index=False, float_format=None if digits is None else f"%.{digits}g")
 
 
 def _pairs(cells: Sequence[Cell]) -> list[tuple[str, str]]:

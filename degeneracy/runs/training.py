@@ -1,6 +1,8 @@
 """How are all models trained with all optimizers, so that a kill loses one epoch at most?"""
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -101,11 +103,30 @@ def _train_leg(run: Run, title: str, leg: Leg) -> Measured:
             f"{path} does not fit {name} ({error}); remove it, then that epoch is trained again"
         ) from error
     epochs, batch_size = range(epoch + 1, leg.stop + 1), run.config.data.batch_size
-    for number, record in trained(
-        model, stepper, run.data, epochs, batch_size, generator, label=name
-    ):
+    done = trained(model, stepper, run.data, epochs, batch_size, generator, label=name)
+    if not fresh:
+        done = _blaming(done, run.store.checkpoint_path(Point(title, leg.optimizer, epoch)))
+    for number, record in done:
         point = Point(title, leg.optimizer, number)
         check_logged(leg.optimizer, record.logged)
         tensors = {} if record.diverged else pack_state(model, stepper, generator)
         run.store.save_checkpoint(point, Checkpoint(tensors, asdict(record)))
         yield point, asdict(record)
+
+
+def _blaming(
+    epochs: Iterator[tuple[int, EpochRecord]], path: Path
+) -> Iterator[tuple[int, EpochRecord]]:
+    """The same epochs. An optimizer takes any state that it is given, and fails on one of another
+    shape only when it steps: where the first epoch fails, the checkpoint may be why.
+    """
+    try:
+        first = next(epochs)
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise RunStoreError(
+            f"the epoch after {path} failed ({type(error).__name__}: {error}); where the"
+            " optimizer's state in it is of another shape, remove it, then that epoch is trained"
+            " again"
+        ) from error
+    yield first
+    yield from epochs

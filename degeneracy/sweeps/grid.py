@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from degeneracy.config.reader import ABOUT, ConfigError, parse_config
 from degeneracy.config.section import Section, held_by
 from degeneracy.config.words import repeated, shown
+from degeneracy.effort import refuse_beyond_reason
 from degeneracy.texts import count_of
 
 # Of studies that train: the seed of what is trained. Their other seeds, such as a sampler's, stay.
@@ -209,7 +210,9 @@ def changed(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return content
 
 
-def planned(content: Any, schema: type[Section], axes: Sequence[Axis], where: str) -> list[Planned]:
+def planned(
+    content: Any, schema: type[Section], axes: Sequence[Axis], where: str, large: bool = False
+) -> list[Planned]:
     """All runs of a sweep, checked.
 
     Args:
@@ -217,6 +220,7 @@ def planned(content: Any, schema: type[Section], axes: Sequence[Axis], where: st
         schema: The study's settings.
         axes: What is changed.
         where: What errors call the config.
+        large: Whether work beyond reason is meant, see `effort.refuse_beyond_reason`.
 
     Raises:
         SweepError: Nothing is changed, a key by two axes, or settings are refused: every problem,
@@ -234,6 +238,8 @@ def planned(content: Any, schema: type[Section], axes: Sequence[Axis], where: st
         now = changed(content, changes)
         try:
             settings = parse_config(now, schema, where)
+            if not large:
+                refuse_beyond_reason(settings)
         except ConfigError as error:
             for problem in error.problems:
                 problems.setdefault(problem, []).append(changes)

@@ -7,6 +7,7 @@ that is asked of Ray is to start a function where CPUs or GPUs are free and to s
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -75,11 +76,14 @@ def connected(resources: Resources) -> Iterator[None]:
         options = {"address": resources.address}
     else:  # whatever RAY_ADDRESS says
         options = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECTS}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "on this machine" if resources.address is None else f"at {resources.address}"
         raise SweepError(f"Ray {where} cannot be used: {error}") from error
+    with contextlib.suppress(TypeError, ValueError):  # none of Python's, or not in the main thread
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process at once
     try:
         yield
     finally:
@@ -180,7 +184,8 @@ def do_run(
         try:
             _wait_until_free(directory)
             found = find(study)
-            run_study(found, parse_config(content, found.settings), directory, given.device)
+            settings = parse_config(content, found.settings)
+            run_study(found, settings, directory, given.device, large=True)  # asked for beforehand
             outcome, reason = FINISHED, ""
         except (ConfigError, RunStoreError) as error:  # the same again, whoever tries
             outcome, reason = "refused", str(error)

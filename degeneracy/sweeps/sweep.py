@@ -73,6 +73,7 @@ def open_sweep(
     config: str | os.PathLike[str],
     axes: Sequence[Axis],
     out: str | os.PathLike[str] | None = None,
+    large: bool = False,
 ) -> Sweep:
     """Checks every run of a sweep, and that its folder is not another's; writes nothing.
 
@@ -81,13 +82,14 @@ def open_sweep(
         config: The JSON file that is changed.
         axes: From `grid`.
         out: The sweep's folder; None: `experiments/sweeps/<config>-<digest>`, one for each sweep.
+        large: Whether work beyond reason is meant, see `effort.refuse_beyond_reason`.
 
     Raises:
         SweepError: A combination is refused, or the folder holds another sweep.
         config.reader.ConfigError: The config cannot be read.
     """
     content = read_json(config)
-    return sweep_of(study, content, axes, out, os.fspath(config))
+    return sweep_of(study, content, axes, out, os.fspath(config), large)
 
 
 def sweep_of(
@@ -96,9 +98,10 @@ def sweep_of(
     axes: Sequence[Axis],
     out: str | os.PathLike[str] | None = None,
     where: str = "config",
+    large: bool = False,
 ) -> Sweep:
     """As `open_sweep`, of a config that is at hand; `where` is what errors call it."""
-    runs = planned(content, study.settings, axes, where)
+    runs = planned(content, study.settings, axes, where, large)
     if isinstance(content, list):
         content = dict(zip(study.settings.published_form, content, strict=True))
     defined = definition(study.name, content, axes, runs)

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from degeneracy.files import write_atomically
+from degeneracy.report.tables import csv_table
 from degeneracy.sweeps.folder import State
 from degeneracy.sweeps.grid import Planned, seed_keys
 from degeneracy.texts import number
@@ -179,7 +180,7 @@ def _leaves(found: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def write_table(table: pd.DataFrame, folder: Path, name: str) -> None:
     """Writes `<name>.csv` and `<name>.parquet`, each whole or not at all."""
-    write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
+    write_atomically(folder / f"{name}.csv", csv_table(table).encode())
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False, engine="pyarrow")
     write_atomically(folder / f"{name}.parquet", buffer.getvalue())

@@ -1,10 +1,10 @@
 """What follows from the factorial experiment, in plain words? Sentences made from the numbers."""
 
-import io
 import math
 from collections.abc import Mapping
 
-from degeneracy.report.page import Card, Findings, Note, Table, Tile
+from degeneracy.report.page import Card, Findings, Note, Tile
+from degeneracy.report.tables import Table, csv_table
 from degeneracy.sweeps.statistics import mean_of
 from degeneracy.texts import count_of, listed
 from studies.atlas.contrasts import (
@@ -56,9 +56,7 @@ def findings(results: Mapping) -> Findings:
 
 def tidy_csv(results: Mapping) -> str:
     """One row a run: its factors, the endpoint, and every other measure in the window."""
-    text = io.StringIO()
-    table_of(results).to_csv(text, index=False, float_format="%.6g")
-    return text.getvalue()
+    return csv_table(table_of(results), digits=6)
 
 
 # ---- contrasts -----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import pandas as pd
 from degeneracy.files import write_atomically
 from degeneracy.report.page import Drawing
 from degeneracy.report.pictures import draw
+from degeneracy.report.tables import csv_table
 from degeneracy.runs.results_file import RESULTS
 from studies.paper.figures import study_figures
 from studies.paper.tables import runs_table
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"a run of {results.get('study')!r}; allowed: of 'paper'")
         options.folder.mkdir(parents=True, exist_ok=True)
         path = options.folder / "paper.csv"
-        write_atomically(path, final_table(results).to_csv(index=False).encode())
+        write_atomically(path, csv_table(final_table(results)).encode())
         print(path)
         print(*draw(drawings(results), options.folder, "paper-"), sep="\n")
     except (OSError, ValueError) as error:

@@ -1,8 +1,19 @@
 """Is a table whole before it is shown, and does a setting read as it was given?"""
 
+import math
+
+import pandas as pd
 import pytest
 
-from degeneracy.report.tables import Table, check_colour, csv_text, key_values, seconds, unbroken
+from degeneracy.report.tables import (
+    Table,
+    check_colour,
+    csv_table,
+    csv_text,
+    key_values,
+    seconds,
+    unbroken,
+)
 
 
 def test_a_cell_may_be_given_as_its_text_alone():
@@ -51,3 +62,10 @@ def test_no_spreadsheet_takes_a_text_for_a_formula(start):
     assert csv_text(f"{start}1+1") == f"'{start}1+1"
     assert csv_text(f"FFNN {start}1") == f"FFNN {start}1"
     assert csv_text("") == ""
+
+
+def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers():
+    table = pd.DataFrame({"title": ["=1+1", None], "llc": [-1.23456789, math.nan], "seed": [-1, 2]})
+    assert csv_table(table, digits=3) == "title,llc,seed\n'=1+1,-1.23,-1\n,,2\n"
+    assert csv_table(table).splitlines()[1] == "'=1+1,-1.23456789,-1"
+    assert table["title"][0] == "=1+1"

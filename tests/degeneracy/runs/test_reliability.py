@@ -322,18 +322,37 @@ def test_a_checkpoint_whose_record_lacks_a_field_is_trained_again(stopped, whole
     assert done(stopped) == whole
 
 
-def test_a_state_that_the_optimizer_cannot_take_is_a_sentence(tmp_path):
-    last = Point("mine", "ngd", 2)
+def renamed(tensors):
+    """State under a name that no parameter has."""
+    return {name.replace("optimizer.0", "optimizer.first"): one for name, one in tensors.items()}
+
+
+def reshaped(tensors):
+    """State of a network that is half as wide."""
+    return {
+        name: one[: len(one) // 2] if name.startswith("optimizer.") and one.ndim else one
+        for name, one in tensors.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "change", "said"),
+    [
+        ("ngd", renamed, r"ngd-0002\.safetensors does not fit mine NGD"),
+        ("ngd", reshaped, r"ngd-0002\.safetensors does not fit mine NGD \(.* of shape"),
+        ("sgd", reshaped, r"the epoch after .*sgd-0002\.safetensors failed .* is of another shape"),
+    ],
+)
+def test_a_state_that_the_optimizer_cannot_take_is_a_sentence(tmp_path, optimizer, change, said):
+    last = Point("mine", optimizer, 2)
     three = {"num_epochs": 3, "cut_off_epochs": 1}
     run = opened(tmp_path / "three", experiment=three)
     measure(run, "train")
     there = run.store.load_checkpoint(last)
-    names = [name.replace("optimizer.0", "optimizer.first") for name in there.tensors]
-    odd = dict(zip(names, there.tensors.values(), strict=True))
-    run.store.save_checkpoint(last, there._replace(tensors=odd))
+    run.store.save_checkpoint(last, there._replace(tensors=change(there.tensors)))
     run.store.checkpoint_path(last._replace(epoch=3)).unlink()
     run.store.close()
-    with pytest.raises(RunStoreError, match=r"ngd-0002\.safetensors does not fit mine NGD"):
+    with pytest.raises(RunStoreError, match=said):
         done(tmp_path / "three", experiment=three)
 
 

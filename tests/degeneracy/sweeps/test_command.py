@@ -42,6 +42,17 @@ def test_what_cannot_be_swept_is_refused_and_leaves_no_folder(
     assert not out.exists()
 
 
+def test_work_beyond_reason_is_refused_before_the_first_run_unless_it_is_meant(
+    config_file, tmp_path, capsys
+):
+    values = "devinterp.num_draws=8,10000000,devinterp.num_chains=2,1000"
+    asked = [config_file, "--zip", values, "--out", tmp_path / "sweep"]
+    said = refused(capsys, *asked)
+    assert "in devinterp.num_draws=10000000, devinterp.num_chains=1000" in said
+    assert "the flag --large" in said
+    assert main([*map(str, asked), "--large", "--dry-run"]) == 0
+
+
 def test_a_file_that_is_no_config_is_refused(tmp_path, capsys):
     assert "cannot be read" in refused(capsys, tmp_path / "none.json", "--seeds", "1")
     (tmp_path / "other.json").write_text('{"study": "no_study"}')
