@@ -111,7 +111,8 @@ def natural_direction(
                 " allowed: (v ↦ Jv, u ↦ Jᵀu) of one matrix J"
             )
         return _by_lsqr(products, width, residual, damping, cut)
-    _check_dense(jacobian, residual)
+    _check_jacobian(jacobian)
+    _check_pair(jacobian, residual)
     if method == "lsqr":
         products = (lambda v: jacobian @ v, lambda u: jacobian.T @ u)
         return _by_lsqr(products, jacobian.shape[1], residual, damping, cut)
@@ -122,22 +123,40 @@ def natural_direction(
     return found
 
 
-@torch.no_grad()
-def directions_by_cut(
-    jacobian: Float[Tensor, "n p"], residual: Float[Tensor, " n"], cuts: Sequence[float]
-) -> list[NaturalDirection]:
-    """`natural_direction(…, method="svd")` for each of `cuts`, for the price of one.
+class SingularFactors:
+    """J's singular value decomposition, for directions at several cut-offs or residuals.
+
+    Args:
+        jacobian: J (n, p), float32 or float64.
 
     Raises:
-        ValueError: As `natural_direction`; no cut-off.
+        ValueError: As `natural_direction`.
     """
-    if not cuts:
-        raise ValueError("no cut-offs given; allowed: at least one, in (0, 1)")
-    for cut in cuts:
-        _check_choices(cut, 0.0, "svd")
-    _check_dense(jacobian, residual)
-    factors = torch.linalg.svd(jacobian, full_matrices=False)
-    return [_from_svd(jacobian, residual, factors, cut, 0.0) for cut in cuts]
+
+    @torch.no_grad()
+    def __init__(self, jacobian: Float[Tensor, "n p"]):
+        _check_jacobian(jacobian)
+        self.jacobian = jacobian
+        self.u, self.s, self.vh = torch.linalg.svd(jacobian, full_matrices=False)
+
+    @torch.no_grad()
+    def direction(
+        self, residual: Float[Tensor, " n"], *, cut: float | None = None, damping: float = 0.0
+    ) -> NaturalDirection:
+        """`natural_direction(jacobian, residual, method="svd")`, without its warning.
+
+        Raises:
+            ValueError: As `natural_direction`.
+        """
+        _check_choices(cut, damping, "svd")
+        _check_pair(self.jacobian, residual)
+        cut = _rounding(self.jacobian) if cut is None else cut
+        keep = self.s > cut * self.s[0]
+        weights = torch.where(keep, self.s / torch.where(keep, self.s**2 + damping, 1.0), 0.0)
+        direction = self.vh.T @ (weights * (self.u.T @ residual))
+        missed = _missed(self.jacobian, direction, residual)
+        largest, smallest = float(self.s[0]), float(self.s[-1])
+        return NaturalDirection(direction, missed, int(keep.sum()), cut, largest, smallest)
 
 
 @torch.no_grad()
@@ -177,25 +196,7 @@ def deficiency(found: NaturalDirection, shape: Sequence[int]) -> str:
 
 
 def _by_svd(jacobian: Tensor, residual: Tensor, cut: float | None, damping: float):
-    return _from_svd(
-        jacobian, residual, torch.linalg.svd(jacobian, full_matrices=False), cut, damping
-    )
-
-
-def _from_svd(
-    jacobian: Tensor,
-    residual: Tensor,
-    factors: tuple[Tensor, Tensor, Tensor],
-    cut: float | None,
-    damping: float,
-) -> NaturalDirection:
-    u, s, vh = factors
-    cut = _rounding(jacobian) if cut is None else cut
-    keep = s > cut * s[0]
-    weights = torch.where(keep, s / torch.where(keep, s**2 + damping, 1.0), 0.0)
-    direction = vh.T @ (weights * (u.T @ residual))
-    missed = _missed(jacobian, direction, residual)
-    return NaturalDirection(direction, missed, int(keep.sum()), cut, float(s[0]), float(s[-1]))
+    return SingularFactors(jacobian).direction(residual, cut=cut, damping=damping)
 
 
 def _by_qr(jacobian: Tensor, residual: Tensor, cut: float | None, damping: float):
@@ -329,20 +330,28 @@ def _check_vector(residual: Tensor) -> None:
     _check_finite("the residual", residual)
 
 
-def _check_dense(jacobian: Tensor, residual: Tensor) -> None:
-    _check_vector(residual)
-    shape = tuple(jacobian.shape)
-    if jacobian.ndim != 2 or shape[0] != len(residual) or not shape[1]:
+def _check_jacobian(jacobian: Tensor) -> None:
+    if jacobian.ndim != 2 or not jacobian.numel():
         raise ValueError(
-            f"a Jacobian of shape {shape} given with {len(residual)} residuals; allowed:"
-            f" ({len(residual)}, p) with p ≥ 1"
+            f"a Jacobian of shape {tuple(jacobian.shape)} given; allowed: (n, p) with n, p ≥ 1"
+        )
+    if jacobian.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"a Jacobian of {jacobian.dtype} given; allowed: float32 or float64")
+    _check_finite("the Jacobian", jacobian)
+
+
+def _check_pair(jacobian: Tensor, residual: Tensor) -> None:
+    _check_vector(residual)
+    if len(jacobian) != len(residual):
+        raise ValueError(
+            f"a Jacobian of shape {tuple(jacobian.shape)} given with {len(residual)} residuals;"
+            f" allowed: ({len(residual)}, p)"
         )
     if jacobian.dtype != residual.dtype or jacobian.device != residual.device:
         raise ValueError(
             f"a Jacobian of {jacobian.dtype} on {jacobian.device} and residuals of"
             f" {residual.dtype} on {residual.device} given; allowed: one type, on one device"
         )
-    _check_finite("the Jacobian", jacobian)
 
 
 def _check_finite(what: str, values: Tensor) -> None:

@@ -1,0 +1,109 @@
+"""Does the section keep what it finds, show all of it, and say what may be said?"""
+
+import json
+
+import pytest
+from markupsafe import escape
+from pydantic import Field, ValidationError
+
+from degeneracy.config.section import Section
+from degeneracy.report.page import Findings
+from degeneracy.report.page import Section as Figures
+from degeneracy.runs.work import Part
+from degeneracy.study import Study, run_study
+from studies.natural_gradients.energy import SECTION
+from studies.natural_gradients.energy.settings import Settings
+
+NAME = "energy"
+TINY = Settings(
+    width=6, cuts=[1e-3, 1e-6], corrected_cuts=[1e-3, 1e-5], num_seeds=2, cut_steps=3,
+    rule_steps=3, problems=["heat"], problem_steps=2, adam_steps=10, bfgs_steps=10,
+)  # fmt: skip
+
+
+class Config(Section):
+    energy: Settings = Field(default=TINY)
+
+
+def of(results):
+    return results["parts"].get(NAME, {})
+
+
+STUDY = Study(
+    name="energy_alone",
+    question="Does the section stand on its own?",
+    minutes=0.1,
+    title="Energy",
+    settings=Config,
+    parts={NAME: Part(SECTION.measure)},
+    figures=lambda results, traces: [Figures("", SECTION.figures(of(results)))],
+    findings=lambda results: Findings([SECTION.card(of(results))], SECTION.tables(of(results))),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp(NAME) / "run"
+    run_study(STUDY, Config(), out, "cpu")
+    return out
+
+
+@pytest.fixture
+def part(finished):
+    return of(json.loads((finished / "results.json").read_text()))
+
+
+def test_every_run_is_there(part):
+    methods = {(found["problem"], found["method"]) for found in part.values()}
+    default = {"rule", "cut 0.001", "cut 1e-06", "adam", "gd", "lbfgs", "bfgs"}
+    assert methods == {("poisson-2d", name) for name in default} | {
+        ("heat", name) for name in ("rule", "adam", "lbfgs")
+    }
+    assert sum(found["method"] == "rule" for found in part.values()) == 3
+    for found in part.values():
+        assert found["error"] == found["errors"][-1]
+        assert len(found["steps"]) == len(found["seconds"])
+
+
+def test_the_page_has_figures_and_verdict(finished, part):
+    page = (finished / "report.html").read_text().replace("\u00a0", " ")
+    for drawing in SECTION.figures(part):
+        assert f'id="figure-{drawing.key}"' in page
+    assert str(escape(SECTION.card(part).headline)) in page
+    assert SECTION.card(part).text[0].startswith("The claim:")
+
+
+def test_what_is_there_of_an_unfinished_section_is_shown(part):
+    for key in part:
+        some = {key: part[key]}
+        SECTION.figures(some)
+        SECTION.tables(some)
+        assert SECTION.card(some).headline
+    assert (SECTION.figures({}), SECTION.tables({})) == ([], [])
+    assert SECTION.card({}).headline == "Nothing has been measured yet."
+
+
+def test_the_verdict_follows_the_numbers(part):
+    assert "reach a relative error of 10⁻⁶ from 0 of 2 starts" in SECTION.card(part).headline
+    good = json.loads(json.dumps(part))
+    for found in good.values():
+        if found["method"] == "rule":
+            found["errors"][-1] = found["error"] = 1e-7
+    assert "all 2 starts reach a relative error of 10⁻⁶ within 3" in SECTION.card(good).headline
+
+
+def test_runs_without_a_finite_error_are_shown_as_such(part):
+    failed = json.loads(json.dumps(part))
+    for found in failed.values():
+        found["errors"] = [None] * len(found["errors"])
+        found["error"] = None
+    SECTION.figures(failed)
+    assert any("no step" in cell[0] for table in SECTION.tables(failed) for cell in table.rows[0])
+    assert "inf at worst" in SECTION.card(failed).headline
+
+
+def test_settings_that_do_not_fit_are_refused():
+    with pytest.raises(ValidationError, match="allowed: falling, each once"):
+        Settings(corrected_cuts=[1e-8, 1e-6])
+    with pytest.raises(ValidationError, match="less than 1"):
+        Settings(cuts=[1.0])
