@@ -14,7 +14,7 @@ STUDY_TARGETS := $(subst _,-,$(patsubst $(STUDIES)/%/__init__.py,%,$(wildcard $(
 # A thread of PyTorch for each worker; neighbouring tests go to one, so that they share what is trained.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: run atlas-quick paper-quick demo test test-full test-pythons venv venv-dev data lint bench bench-full published schema \
+.PHONY: run atlas-quick paper-quick natural-gradients-full demo test test-full test-pythons venv venv-dev data lint bench bench-full published schema \
 	runs clean-runs clean help $(STUDY_TARGETS)
 .DEFAULT_GOAL := help
 
@@ -33,6 +33,9 @@ atlas-quick:  ## the atlas, small: two seeds, a narrow network (15 minutes)
 
 paper-quick:  ## the paper's tables, small: two seeds, narrow networks, few epochs (15 minutes)
 	@$(MAKE) --no-print-directory paper CONFIG=experiments/args_paper_quick.json
+
+natural-gradients-full:  ## natural gradients with five seeds and four rates an optimizer (an hour)
+	@$(MAKE) --no-print-directory natural-gradients CONFIG=experiments/args_natural_gradients_full.json
 
 demo: venv  ## a small real run, from training to report, in a minute
 	$(QUIET_BARS) $(BIN)/python experiment.py experiments/args_demo.json

@@ -8,15 +8,17 @@ from pathlib import Path
 import studies
 from degeneracy.config.reader import DEFAULT_STUDY
 from degeneracy.config.schema import json_schema, tables
+from degeneracy.config.section import LEAST, MOST
 from degeneracy.files import write_atomically
 from degeneracy.runs.work import PROJECT
 from degeneracy.study import Study
 
-HEAD = """# What a config may say
+HEAD = f"""# What a config may say
 
 Written by `python -m studies.schemas` from the studies' settings; a test compares. A config is a
 JSON object of sections. Whatever is left out has its default; an unknown key, a wrong value or a
-combination that makes no sense is refused before anything runs, with all problems listed at once.
+combination that makes no sense is refused before anything runs, with all problems listed at once. A
+number is 0 or between {LEAST:g} and {MOST:g} in size, so that float32 can compute with it.
 
 Beside the sections every config may have `"study"`, the study that it is for (default `"ngd_sgd"`),
 and `"$schema"`, the path of the study's JSON Schema, by which editors check and complete.

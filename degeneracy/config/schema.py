@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from degeneracy.config.section import Section
+from degeneracy.config.section import MOST, Section
 from degeneracy.config.words import in_words, json_schema_of, shown
 
 
@@ -12,7 +12,7 @@ def json_schema(schema: type[Section], study: str) -> dict[str, Any]:
 
     Combinations of keys are beyond it: `reader.parse_config` checks them.
     """
-    made = dict(json_schema_of(schema))
+    made = _bounded(json_schema_of(schema))
     properties = {
         "$schema": {"type": "string", "description": "This schema's place, for editors."},
         "study": {"const": study, "description": "The study that the config is for."},
@@ -23,6 +23,21 @@ def json_schema(schema: type[Section], study: str) -> dict[str, Any]:
         **made,
         "properties": properties,
     }
+
+
+def _bounded(schema: Any) -> Any:
+    """The same, with every number that has no bound of its own inside float32's range."""
+    if isinstance(schema, list):
+        return [_bounded(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made = {key: _bounded(one) for key, one in schema.items()}
+    if made.get("type") == "number":
+        if not {"maximum", "exclusiveMaximum"} & made.keys():
+            made["maximum"] = MOST
+        if not {"minimum", "exclusiveMinimum"} & made.keys():
+            made["minimum"] = -MOST
+    return made
 
 
 def tables(schema: type[Section]) -> dict[str, str]:

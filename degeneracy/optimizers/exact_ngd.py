@@ -9,13 +9,19 @@ only keeps a running F and the momentum.
 """
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from degeneracy.checks import check_one_kind, coupled_layers, random_layers
+from degeneracy.config.values import nesterov_has_momentum
+from degeneracy.optimizers.settings import MAX_RATE, Kind, OptimizerSettings
+from degeneracy.stepper import Logged, TorchStepper
 from degeneracy.weights import named
 
 KINDS = ("expected", "sampled", "empirical")
@@ -428,3 +434,74 @@ def _check_group(group: dict) -> None:
     ]
     if problems:
         raise ValueError("ExactNGD: " + "; ".join(problems))
+
+
+# ---- in a run ------------------------------------------------------------------------------------
+
+
+class ExactStepper(TorchStepper):
+    """A `Stepper` of `ExactNGD`, whose Fisher matrix is of the step's own batch.
+
+    Where the loss is not finite nothing moves: there are no predictions to take scores of.
+
+    Args:
+        num_images: The batch's first samples, of which the matrix is; None: all.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss_fn: Callable, optimizer: ExactNGD, num_images: int | None
+    ):
+        super().__init__(model, loss_fn, [optimizer])
+        self.num_images = num_images
+
+    def step(self, inputs: Tensor, targets: Tensor) -> Logged:
+        """Forward, backward, the Fisher matrix, and the step."""
+        (optimizer,) = self.optimizers
+        optimizer.zero_grad()
+        loss = self.loss_fn(self.model(inputs), targets)
+        if loss.isfinite():
+            loss.backward()
+            optimizer.observe(inputs[: self.num_images], targets[: self.num_images])
+            optimizer.step()
+        return {"loss": loss.detach()}
+
+
+class Settings(OptimizerSettings):
+    """Of a kind `exact_ngd`, for models of at most 20,000 weights."""
+
+    rules = (nesterov_has_momentum(),)
+
+    lr: float = Field(
+        0.01, gt=0, le=MAX_RATE, description="Learning rate; 1 is a whole step (no unit)."
+    )
+    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum, a fraction.")
+    nesterov: bool = Field(False, description="Nesterov's form of momentum; needs momentum > 0.")
+    alpha: float = Field(
+        0.1, gt=0, description="Smoothing α: κ = (α/p)·tr F is added to the Fisher matrix F."
+    )
+    eta: float = Field(
+        0.05, gt=0, le=1, description="Weight η of the newest Fisher matrix in the running one."
+    )
+    fisher: Literal["expected", "empirical"] = Field(
+        "expected", description="Fisher matrix of the model's own labels, or of those given."
+    )
+    keep_norm: bool = Field(
+        False, description="Whether each tensor's direction has the norm of its gradient."
+    )
+    num_images: int | None = Field(
+        50, ge=1, description="Samples of a batch in the newest Fisher matrix; null: all."
+    )
+
+
+def build(model: nn.Module, loss_fn: Callable, settings: Settings) -> ExactStepper:
+    """The optimizer over all weights of `model`.
+
+    Raises:
+        ValueError: The model has too many weights.
+    """
+    how = settings.model_dump(exclude={"swap_lr", "fisher", "num_images"})
+    optimizer = ExactNGD(model, kind=settings.fisher, **how)
+    return ExactStepper(model, loss_fn, optimizer, settings.num_images)
+
+
+KIND = Kind(Settings, build)

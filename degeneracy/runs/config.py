@@ -62,8 +62,8 @@ class ExperimentSettings(Section):
     optimizer: Literal["ngd", "sgd", "both"] | Names = Field(
         "both",
         description=(
-            "The optimizer or optimizers trained: both is sgd, then ngd; a list names kinds (sgd,"
-            " ngd, adamw, muon) and sections of optimizers. The first is what the others are"
+            "The optimizer or optimizers trained: both is sgd, then ngd; a list names kinds"
+            f" ({', '.join(KINDS)}) and sections of optimizers. The first is what the others are"
             " compared with, and trains up to a swap, which needs at least two."
         ),
     )

@@ -6,7 +6,8 @@ core, and the sampled losses. Data, activations and scratch memory come on top. 
 refused would have been killed, and one that is not may still be tight.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +62,22 @@ def state_numbers(kind: str, settings: OptimizerSettings, shapes: Sequence[torch
         ranks = [_rank(settings.rank, dim) for dim in dims]
         factors = sum(r * dim + 2 * r + 2 for r, dim in zip(ranks, dims, strict=True))
         return momentum + factors
+    if kind == "soap":  # an axis of a matrix or kernel: statistic and eigenvectors
+        axes = [dim for shape in shapes if len(shape) > 1 for dim in shape]
+        squares = sum(dim**2 for dim in axes if dim <= settings.max_precondition_dim)
+        return 2 * sum(sizes) + 2 * squares
+    if kind == "spngd":  # of both sides of a layer the latest statistic, the one before, an inverse
+        return momentum + 3 * sum(a**2 + g**2 for a, g in _sides(shapes))
+    if kind == "exact_ngd":
+        return momentum + sum(sizes) ** 2
     return momentum
+
+
+def _sides(shapes: Sequence[torch.Size]) -> Iterator[tuple[int, int]]:
+    """(inputs, with a 1 where there is a bias; outputs) of each layer with a matrix or a kernel."""
+    for shape, after in pairwise([*shapes, torch.Size()]):
+        if len(shape) > 1:
+            yield shape[1:].numel() + (after == shape[:1]), shape[0]
 
 
 def _rank(given: int | None, dim: int) -> int:

@@ -110,7 +110,7 @@ def new_run(
     Raises:
         ValueError: Names or titles that are not allowed, a swap with fewer than two optimizers,
             data that cannot be trained on, or a model whose forward pass is random or keeps batch
-            statistics.
+            statistics, or that an optimizer of the config cannot step.
         config.reader.ConfigError: The run does not fit into the memory of this machine. That is
             no property of a config, which may be meant for another one: so it is asked here, where
             the device is known.
@@ -128,6 +128,8 @@ def new_run(
     built = {title: factory() for title, factory in models.items()}
     for title, model in built.items():
         _refuse_what_cannot_be_sampled(title, model, data)
+        if optimizers is None:
+            _refuse_what_cannot_be_stepped(title, model, steppers)
     settings = config.model_dump(mode="json")
     fresh = new_results(study.name, settings, study.parts)
     fresh |= _of_a_run(config, len(data.train.labels), steppers) | {"data_sha256": digest}
@@ -230,6 +232,21 @@ def _refuse_what_cannot_be_sampled(title: str, model: nn.Module, data: DataSplit
                 f"data.{part}: label {int(labels.max())} given with the {num_outputs} outputs of"
                 f" the model {title!r}; allowed there: classes from 0 to {num_outputs - 1}"
             )
+
+
+def _refuse_what_cannot_be_stepped(
+    title: str, model: nn.Module, steppers: Mapping[str, Callable[[nn.Module, bool], Stepper]]
+) -> None:
+    """Before any other optimizer has trained.
+
+    Raises:
+        ValueError: An optimizer of the config takes no such model.
+    """
+    for name, make in steppers.items():
+        try:
+            make(model, False)
+        except ValueError as error:
+            raise ValueError(f"{title}, {name}: {error}") from error
 
 
 def model_factories(

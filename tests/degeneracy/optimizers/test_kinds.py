@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from degeneracy.models.networks import FFNN, LeNet5
+from degeneracy.optimizers.exact_ngd import ExactNGD
 from degeneracy.optimizers.kinds import KINDS
 from degeneracy.stepper import TorchStepper
 
@@ -27,9 +28,17 @@ def model(seed: int = 0) -> FFNN:
     return FFNN(12, 1)
 
 
+def fitting(kind: str) -> torch.nn.Module:
+    """Of pooled images where each step inverts a matrix of all weights."""
+    if kind != "exact_ngd":
+        return model()
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.AvgPool2d(4), FFNN(12, 1, (1, 7, 7)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_lowers_the_loss_with_its_defaults_and_knows_its_rate(kind):
-    stepper = built(kind, model(), lr=0.01)
+    stepper = built(kind, fitting(kind), lr=0.01)
     assert stepper.lr == 0.01
     data = next(batches(1))
     losses = [float(stepper.step(*data)["loss"]) for _ in range(30)]
@@ -38,7 +47,7 @@ def test_a_kind_lowers_the_loss_with_its_defaults_and_knows_its_rate(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_goes_on_from_its_state_along_the_same_path(kind):
-    network = model()
+    network = fitting(kind)
     stepper = built(kind, network, lr=0.01)
     for batch in batches(7):
         stepper.step(*batch)
@@ -112,3 +121,21 @@ def test_several_optimizers_keep_their_states_apart():
     assert {name.split(".")[0] for name in state} == {"0", "1", "2", "3"}
     assert "0.momentum_buffer" in state
     assert "1.exp_avg" in state
+
+
+def test_the_exact_natural_gradient_is_of_a_batchs_first_samples():
+    ours, theirs = fitting("exact_ngd"), fitting("exact_ngd")
+    stepper = built("exact_ngd", ours, lr=0.3, alpha=0.5, eta=0.4, num_images=3)
+    optimizer = ExactNGD(theirs, lr=0.3, alpha=0.5, eta=0.4)
+    for inputs, targets in batches(3):
+        stepper.step(inputs, targets)
+        optimizer.zero_grad()
+        cross_entropy(theirs(inputs), targets).backward()
+        optimizer.observe(inputs[:3])
+        optimizer.step()
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
+def test_the_exact_natural_gradient_takes_no_model_of_more_than_20_000_weights():
+    with pytest.raises(ValueError, match="25,450 trainable weights, allowed: at most 20,000"):
+        built("exact_ngd", FFNN(32, 1))

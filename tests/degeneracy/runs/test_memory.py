@@ -88,14 +88,19 @@ def test_models_from_python_are_counted_as_they_are():
 @pytest.mark.parametrize("make", [lambda: FFNN(9, 2), lambda: LeNet5(1)])
 def test_an_optimizers_state_is_counted_to_a_few_numbers_a_tensor(kind, momentum, make):
     torch.manual_seed(0)
-    model = make()
-    given = {"momentum": momentum, "nesterov": momentum > 0} if kind != "adamw" else {}
-    settings = KINDS[kind].settings(**given)
+    model, side = make(), 28
+    if kind == "exact_ngd":  # which takes no larger ones
+        model, side = FFNN(9, 2, (1, 5, 5)), 5
+    given = {"momentum": momentum, "nesterov": momentum > 0}
+    settings = KINDS[kind].settings(
+        **{key: given[key] for key in given if key in KINDS[kind].settings.model_fields}
+    )
     stepper = KINDS[kind].build(model, cross_entropy, settings)
-    stepper.step(torch.rand(4, 1, 28, 28), torch.arange(4))
+    for _ in range(2):  # then there is a statistic before the latest one
+        stepper.step(torch.rand(4, 1, side, side), torch.arange(4))
     shapes = [parameter.shape for parameter in model.parameters()]
     there = sum(torch.as_tensor(value).numel() for value in stepper.state_dict().values())
-    assert 0 <= there - state_numbers(kind, settings, shapes) <= 3 * len(shapes)
+    assert 0 <= there - state_numbers(kind, settings, shapes) <= 5 * len(shapes)
 
 
 def test_checkpoints_on_cuda_are_counted_a_block_at_a_time_in_the_hosts_memory():

@@ -1,0 +1,203 @@
+"""What follows from the comparison? A card with one paragraph that is computed, and a table."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from degeneracy.report.page import Card, Note, Tile
+from degeneracy.report.tables import Table
+from degeneracy.texts import count_of, label, listed
+from studies.natural_gradients.comparison.figures import DEGENERACY, fastest
+from studies.natural_gradients.comparison.rows import (
+    Row,
+    by_rate,
+    is_certified,
+    llc_of,
+    names_in,
+    rows_in,
+    steps_of,
+    trace_of,
+)
+from studies.natural_gradients.comparison.variance import (
+    Along,
+    Matched,
+    along_rates,
+    at_matched_speed,
+)
+
+TITLE = "Optimizers compared, each along its own learning rates"
+CLAIM = (
+    "The question: does an optimizer end in less degenerate solutions than another at the same"
+    " training loss, or does its learning rate alone decide?"
+)
+LEVEL = 0.05  # of the F test
+LEAST = 2  # certified runs of an optimizer from which on it counts
+
+
+def card(part: Mapping) -> Card:
+    """The verdict, and the paragraph of what follows."""
+    rows = counted(part)
+    if len({row["optimizer"] for row in rows}) < 2:
+        return Card(TITLE, _nothing(part), text=[CLAIM])
+    along, matched = decomposed(rows)
+    largest = max(along.ranges, key=along.ranges.get) if along.ranges else None
+    spread = max(matched.offsets.values()) - min(matched.offsets.values())
+    tiles = [Tile("between optimizers", f"{spread:.1f}", "of λ̂, at matched speed")]
+    if largest is not None:
+        within = float(np.mean(list(along.ranges.values())))
+        detail = f"of λ̂ on average, at most {along.ranges[largest]:.1f} ({label(largest)})"
+        tiles.append(Tile("along an optimizer's rates", f"{within:.1f}", detail))
+    return Card(
+        TITLE,
+        headline(along, matched),
+        tiles=tiles,
+        drawing=DEGENERACY,
+        text=[CLAIM, paragraph(along, matched), speed_text(part), measured_text(part, rows)],
+        notes=failures(part),
+    )
+
+
+def counted(part: Mapping) -> list[Row]:
+    """Certified runs of optimizers that have at least `LEAST` of them."""
+    rows = [row for row in rows_in(part) if is_certified(row)]
+    count = Counter(row["optimizer"] for row in rows)
+    return [row for row in rows if count[row["optimizer"]] >= LEAST]
+
+
+def decomposed(rows: Sequence[Row]) -> tuple[Along, Matched]:
+    """λ̂ along the rates, and at matched speed."""
+    values = [llc_of(row) for row in rows]
+    names = [row["optimizer"] for row in rows]
+    along = along_rates(values, names, [row["lr"] for row in rows])
+    return along, at_matched_speed(values, names, [steps_of(row) for row in rows])
+
+
+def headline(along: Along, matched: Matched) -> str:
+    """Which moves λ̂ more, the rate or the optimizer."""
+    spread = max(matched.offsets.values()) - min(matched.offsets.values())
+    if not along.ranges or math.isnan(matched.p):
+        return f"At matched speed optimizers differ by up to {spread:.1f} in λ̂."
+    within = max(along.ranges.values())
+    if matched.p >= LEVEL:
+        return (
+            "Once the learning rate is taken into account, no difference of λ̂ between optimizers is"
+            f" seen at the same loss (p = {matched.p:.2g}); along an optimizer's rates it changes"
+            f" by up to {within:.1f}."
+        )
+    how = "less" if spread < within else "more"
+    return (
+        f"Optimizers differ in λ̂ at the same loss and speed (p = {matched.p:.1g}), by up to"
+        f" {spread:.1f}, {how} than the learning rate moves that of one of them (up to"
+        f" {within:.1f})."
+    )
+
+
+def paragraph(along: Along, matched: Matched) -> str:
+    """What follows, in numbers."""
+    low, high = (pick(matched.offsets, key=matched.offsets.get) for pick in (min, max))
+    lines = [
+        f"At the same loss and steps, λ̂ of {label(high)} is highest"
+        f" ({matched.offsets[high]:+.1f} beside the mean of all) and of {label(low)} lowest"
+        f" ({matched.offsets[low]:+.1f})"
+    ]
+    if not math.isnan(matched.f):
+        above, below = matched.degrees
+        lines[0] += f", F({above}, {below}) = {matched.f:.1f}, p = {matched.p:.2g}"
+    rises = "rises" if matched.slope > 0 else "falls"
+    lines.append(
+        f"λ̂ {rises} by {abs(matched.slope) * math.log(2):.1f} where a run takes twice as many steps"
+    )
+    if not math.isnan(along.share):
+        lines.append(
+            f"within optimizers a line in the log rate explains {100 * along.share:.0f} % of the"
+            " variance"
+        )
+    if along.ranges:
+        ranges = [f"{label(name)} {value:.1f}" for name, value in along.ranges.items()]
+        lines.append(f"from the smallest to the largest rate λ̂ changes by: {', '.join(ranges)}")
+    return "; ".join(lines) + "."
+
+
+def speed_text(part: Mapping) -> str:
+    """Who comes down in the fewest steps, and in the fewest seconds."""
+    found = {name: row for name in names_in(part) if (row := fastest(part, name)) is not None}
+    steps = sorted(found, key=lambda name: steps_of(found[name]))
+    seconds = sorted(found, key=lambda name: found[name]["passage"]["seconds"])
+    return (
+        "Fewest steps, each at its fastest rate: "
+        + listed([f"{label(name)} {steps_of(found[name]):,}" for name in steps])
+        + ". Process seconds of the same runs: "
+        + listed([f"{label(n)} {found[n]['passage']['seconds']:.1f}" for n in seconds])
+        + "."
+    )
+
+
+def measured_text(part: Mapping, rows: Sequence[Row]) -> str:
+    """How many runs there were, and how many count."""
+    everything = rows_in(part)
+    passed = sum(row["passage"] is not None for row in everything)
+    outcomes = Counter(row["outcome"] or row["status"] for row in everything)
+    others = [f"{count} {name}" for name, count in outcomes.items() if name != "reached"]
+    said = f" ({', '.join(others)})" if others else ""
+    text = (
+        f"Measured: {count_of(len(everything), 'run')} over {count_of(len(part), 'seed')}, of which"
+        f" {passed} passed the loss{said} and {len(rows)} have a certified λ̂ and count here."
+    )
+    traces = [(llc_of(row), trace) for row in rows if (trace := trace_of(row)) is not None]
+    if len(traces) > 2:
+        correlation = np.corrcoef(np.array(traces).T)[0, 1]
+        text += f" The correlation of λ̂ with the Hessian's trace is {correlation:.2f}."
+    return text
+
+
+def failures(part: Mapping) -> list[Note]:
+    """Runs that failed, each with its reason."""
+    return [
+        Note(
+            f"{label(row['optimizer'])} at {row['lr']:g}, seed {row['seed']}: failed.",
+            row["reason"],
+        )
+        for row in rows_in(part)
+        if row["status"] == "failed"
+    ]
+
+
+def _nothing(part: Mapping) -> str:
+    if not part:
+        return "Nothing has been measured yet."
+    return "Fewer than two optimizers have certified runs; nothing can be compared."
+
+
+def tables(part: Mapping) -> list[Table]:
+    """A row an optimizer and rate."""
+    rows = []
+    for optimizer in names_in(part):
+        for lr, own in by_rate(part, optimizer):
+            passed = [row for row in own if row["passage"]]
+            good = [row for row in own if is_certified(row)]
+            outcomes = Counter(row["outcome"] or row["status"] for row in own)
+            rows.append(
+                [
+                    label(optimizer),
+                    f"{lr:g}",
+                    ", ".join(f"{count} {name}" for name, count in outcomes.items()),
+                    _range([steps_of(row) for row in passed], ",.0f"),
+                    _range([row["passage"]["seconds"] for row in passed], ".1f"),
+                    _range([llc_of(row) for row in good], ".1f"),
+                    f"{len(good)} of {len(own)}",
+                    _range([t for row in passed if (t := trace_of(row)) is not None], ".0f"),
+                ]
+            )
+    head = ["optimizer", "lr", "trainings", "steps", "seconds", "λ̂", "certified", "trace"]
+    note = (
+        "At the first passage of the loss: smallest to largest over seeds; λ̂ of certified runs"
+        " alone; seconds are process time of the optimizer's steps."
+    )
+    return [Table("Optimizers at equal loss", note, head, rows)] if rows else []
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    texts = dict.fromkeys(f"{pick(values):{form}}" for pick in (min, max)) if values else ["–"]
+    return " to ".join(texts)
