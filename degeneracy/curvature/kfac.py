@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_map
 
@@ -25,6 +24,7 @@ from degeneracy.curvature.likelihood import FisherTerms, Labelled, fisher_terms
 from degeneracy.curvature.operators import ROWS_AT_ONCE
 from degeneracy.curvature.watched import Call, watched
 from degeneracy.objective.forward import running
+from degeneracy.patches import patches
 
 LAYERS = (nn.Linear, nn.Conv2d)
 FORWARDS = tuple(layer.forward for layer in LAYERS)
@@ -166,34 +166,12 @@ def _rows_of_inputs(
 ) -> Float[Tensor, "positions fan_in"]:
     """What the trained weights of a layer multiply at every position: a, and a 1 for the bias."""
     if isinstance(layer, nn.Conv2d):
-        rows = _patches(layer, call.inputs).transpose(-1, -2).flatten(0, -2)
+        rows = patches(layer, call.inputs).transpose(-1, -2).flatten(0, -2)
     else:
         rows = call.inputs.reshape(-1, call.inputs.shape[-1])
     ones = rows.new_ones(len(rows), 1)
     weight, bias = (key in trained for key in _own_weights(name))
     return torch.cat([*([rows] if weight else []), *([ones] if bias else [])], dim=1)
-
-
-def _patches(layer: nn.Conv2d, images: Tensor) -> Float[Tensor, "n fan_in positions"]:
-    """What the kernel sees at every position, padded as the layer pads."""
-    images = images if images.ndim == 4 else images[None]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(images, _padding(layer), mode=mode)
-    return F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
-
-
-def _padding(layer: nn.Conv2d) -> list[int]:
-    """Left, right, top, bottom."""
-    if layer.padding == "valid":
-        return [0, 0, 0, 0]
-    if layer.padding == "same":
-        (height, width) = (
-            dilation * (size - 1)
-            for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)
-        )
-        return [width // 2, width - width // 2, height // 2, height - height // 2]
-    height, width = layer.padding
-    return [width, width, height, height]
 
 
 def _rows_of_outputs(layer: nn.Module, found: Tensor) -> Float[Tensor, "positions fan_out"]:

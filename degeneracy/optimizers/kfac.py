@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from degeneracy.checks import check_one_kind
+from degeneracy.patches import patches
 
 # ---- layers with a weight matrix -----------------------------------------------------------------
 
@@ -33,19 +34,10 @@ def input_rows(
     where the layer has a bias.
     """
     if isinstance(layer, nn.Conv2d):
-        rows = _patches(layer, inputs).transpose(1, 2).flatten(0, 1)
+        rows = patches(layer, inputs).transpose(1, 2).flatten(0, 1)
     else:
         rows = inputs.flatten(0, -2)
     return rows if layer.bias is None else F.pad(rows, (0, 1), value=1.0)
-
-
-def _patches(
-    layer: nn.Conv2d, images: Float[Tensor, "n channels height width"]
-) -> Float[Tensor, "n fan_in positions"]:
-    """What the kernel sees at every position, padded as the layer pads."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(images, layer._reversed_padding_repeated_twice, mode=mode)
-    return F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
 
 
 def output_rows(

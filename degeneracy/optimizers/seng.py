@@ -25,11 +25,11 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import unfold
 
 from degeneracy.checks import check_one_kind, coupled_layers
 from degeneracy.config.values import Seed
 from degeneracy.optimizers.settings import MAX_RATE, Kind, OptimizerSettings
+from degeneracy.patches import patches
 from degeneracy.stepper import Logged, TorchStepper
 
 SCALINGS = ("unbiased", "published")
@@ -193,8 +193,7 @@ def layer_terms(layer: nn.Module, inputs: Tensor, slopes: Tensor) -> Terms:
     """
     n = len(inputs)
     if isinstance(layer, nn.Conv2d):
-        how = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        a = unfold(inputs, *how).mT
+        a = patches(layer, inputs).mT
         delta = slopes.flatten(2).mT
     else:
         a, delta = (x.reshape(n, -1, x.shape[-1]) for x in (inputs, slopes))
@@ -221,7 +220,7 @@ def check_layers(model: nn.Module) -> dict[str, nn.Module]:
         if problem:
             raise ValueError(
                 f"SENG: the model's {name or 'module'}, {type(module).__name__}, {problem};"
-                " allowed: Linear, and Conv2d of one group with zeros around, trained as a whole"
+                " allowed: Linear, and Conv2d of one group, trained as a whole"
             )
         layers[name] = module
     if not layers:
@@ -238,11 +237,7 @@ def _unfit(module: nn.Module) -> str:
         return ""
     if type(module) is not nn.Conv2d:
         return "has weights of its own and no δ and a whose product is their gradient"
-    if module.groups != 1:
-        return f"has {module.groups} groups"
-    if module.padding_mode != "zeros":
-        return f"has padding mode {module.padding_mode}"
-    return "has padding given by a name" if isinstance(module.padding, str) else ""
+    return "" if module.groups == 1 else f"has {module.groups} groups"
 
 
 def _check_damping(damping: float) -> None:
