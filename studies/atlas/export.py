@@ -3,8 +3,9 @@
     python -m studies.atlas.export RUN_DIRECTORY… docs/results
 
 writes `atlas.csv`, one row a run, and `atlas-….png`, and prints sentences and tables. A run that is
-not finished is taken as far as it is; several, of other seeds or networks, are taken together. The
-figures need Chromium and `make venv-dev`.
+not finished is taken as far as it is; several, of other seeds or networks, are taken together, and
+of a network and seed that two have the later one's runs. The figures need Chromium and
+`make venv-dev`.
 """
 
 import argparse

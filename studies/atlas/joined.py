@@ -11,6 +11,7 @@ from studies.atlas.settings import Settings
 
 PLAN = ("dataset", "num_images", "batch_size", "max_epochs", "optimizers", "fractions", "window")
 UNITED = ("models", "seeds", "further_seeds", "thorough_seeds")  # which may differ
+LENGTH = "num_draws"  # of a network's chains, which tells how exact λ̂ is and not what it estimates
 
 
 def joined(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -21,12 +22,13 @@ def joined(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
             defaults.
 
     Returns:
-        The first one's results, with the networks, seeds, rates and runs of all. A seed that one
-        runs and another keeps for an extension is a seed.
+        The first one's results, with the networks, seeds, rates and runs of all. Where two have a
+        network and seed, the later one's runs count. A seed that one runs and another keeps for an
+        extension is a seed.
 
     Raises:
-        ValueError: Two pieces differ in what makes runs comparable, in a network's sampler, in a
-            largest stable rate, or both have the runs of a network and seed.
+        ValueError: Two pieces differ in what makes runs comparable, in a network's sampler but for
+            its draws, or in a largest stable rate.
     """
     (first_name, first), *others = [(name, _completed(results)) for name, results in runs]
     parts = {name: dict(part) for name, part in first["parts"].items()}
@@ -40,9 +42,14 @@ def joined(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
                     f" and {own[key]!r}; allowed: pieces that differ in {', '.join(UNITED)}"
                 )
         for key in UNITED:
-            plan[key] = [*plan[key], *(one for one in own[key] if one not in plan[key])]
+            known = [_but_for_length(one) for one in plan[key]]
+            plan[key] = [
+                *plan[key],
+                *(one for one in own[key] if _but_for_length(one) not in known),
+            ]
+        _check_rates(parts.get(RATES, {}), results["parts"].get(RATES, {}), name)
         for part, found in results["parts"].items():
-            _add(parts.setdefault(part, {}), found, name, part)
+            parts[part] = parts.get(part, {}) | found
     names = [name_of(model) for model in plan["models"]]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{twice[0]} is sampled with several settings; allowed: one for all runs")
@@ -56,17 +63,16 @@ def _completed(results: Mapping[str, Any]) -> dict[str, Any]:
     return {**results, "config": Settings.model_validate(given).model_dump(mode="json")}
 
 
-def _add(there: dict[str, Any], found: Mapping[str, Any], name: str, part: str) -> None:
-    """Adds findings; a rate may have been searched twice, with one outcome."""
-    for key, value in found.items():
-        if key not in there:
-            there[key] = value
-        elif part != RATES:
+def _but_for_length(one: Any) -> Any:
+    """A network without the draws of its chains; anything else as it is."""
+    return {k: v for k, v in one.items() if k != LENGTH} if isinstance(one, Mapping) else one
+
+
+def _check_rates(there: Mapping[str, Any], found: Mapping[str, Any], name: str) -> None:
+    """A rate may have been searched twice, with one outcome."""
+    for key in there.keys() & found.keys():
+        if found[key]["rate"] != there[key]["rate"]:
             raise ValueError(
-                f"{name} has {key} too; allowed: pieces each with networks and seeds of its own"
-            )
-        elif value["rate"] != there[key]["rate"]:
-            raise ValueError(
-                f"{name} found {value['rate']:g} as the largest stable rate of {key}, another found"
-                f" {there[key]['rate']:g}; allowed: one, of which all runs take their shares"
+                f"{name} found {found[key]['rate']:g} as the largest stable rate of {key}, another"
+                f" found {there[key]['rate']:g}; allowed: one, of which all runs take their shares"
             )

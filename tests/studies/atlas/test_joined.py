@@ -91,9 +91,16 @@ def test_another_largest_rate_is_refused(pieces):
         joined(pieces)
 
 
-def test_runs_that_two_pieces_have_are_refused(pieces):
-    with pytest.raises(ValueError, match="b has 2×256, seed 1 too"):
-        joined([pieces[0], ("b", pieces[0][1])])
+def test_of_runs_that_two_pieces_have_the_later_ones_count(pieces):
+    again = piece(pieces[0][1], [1], ["2×256"])
+    again["config"]["factorial"]["models"][0]["num_draws"] = 180
+    rows = again["parts"]["runs"]["2×256, seed 1"]["rows"]
+    for row in rows:
+        row["seconds"] = 1e4
+    found = joined([*pieces, ("again", again)])
+    assert found["parts"]["runs"]["2×256, seed 1"]["rows"] == rows
+    assert len(rows_of(found)) == len(rows_of(joined(pieces)))
+    assert found["config"] == joined(pieces)["config"]
 
 
 def test_what_is_no_run_of_the_atlas_is_a_sentence(tmp_path, capsys):
