@@ -73,8 +73,9 @@ def natural_direction(
     Args:
         jacobian: J, float32 or float64; for `"lsqr"` also the pair (v ↦ Jv, u ↦ Jᵀu).
         residual: r, the wanted change of the outputs; the caller chooses its sign.
-        cut: Singular values below `cut` × largest are dropped; in (0, 1). None: those that are zero
-            to rounding, and then a deficient rank is warned of unless it is damped.
+        cut: Singular values below `cut` × largest are dropped; in (0, 1), for `"gram"` at least
+            √(ε·max(n, p)). None: those that are zero to rounding, and then a deficient rank is
+            warned of unless it is damped.
         damping: λ ≥ 0, in the unit of J².
         method: One of `METHODS`.
 
@@ -163,8 +164,8 @@ class SingularFactors:
 def adjoint_gap(pair: tuple[Product, Product], n: int, p: int, like: Tensor | None = None) -> float:
     """|⟨Jv, u⟩ − ⟨v, Jᵀu⟩| / (|Jv||u| + |v||Jᵀu|) for one fixed random v (p,) and u (n,).
 
-    Zero to rounding where the pair belongs to one matrix, some 1/√n where it does not; NaN where
-    J is zero.
+    Zero to rounding where the pair belongs to one matrix, and where both products vanish; some 1/√n
+    where it does not belong to one.
 
     Args:
         like: Gives type and device; None: float64 on the CPU.
@@ -228,6 +229,12 @@ def _by_qr(jacobian: Tensor, residual: Tensor, cut: float | None, damping: float
 def _by_gram(jacobian: Tensor, residual: Tensor, cut: float | None, damping: float):
     """By the eigenvalues s² of the smaller Gram matrix; damped without a cut-off by Cholesky."""
     n, p = jacobian.shape
+    resolved = math.sqrt(_rounding(jacobian))
+    if cut is not None and cut < resolved:
+        raise ValueError(
+            f"cut = {cut!r} given with method 'gram', whose squares resolve singular values down to"
+            f" {resolved:.2g} of the largest; allowed: at least that, or 'qr' or 'svd'"
+        )
     wide = n <= p
     gram = jacobian @ jacobian.T if wide else jacobian.T @ jacobian
     aim = residual if wide else jacobian.T @ residual
@@ -241,7 +248,7 @@ def _by_gram(jacobian: Tensor, residual: Tensor, cut: float | None, damping: flo
         gram.diagonal().sub_(damping)
     squares, vectors = torch.linalg.eigh(gram)
     squares = squares.clamp_min(0)
-    cut = max(cut or 0.0, math.sqrt(_rounding(jacobian)))
+    cut = resolved if cut is None else cut
     keep = squares > cut**2 * squares[-1]
     weights = torch.where(keep, 1 / torch.where(keep, squares + damping, 1.0), 0.0)
     solved = vectors @ (weights * (vectors.T @ aim))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 Logged = Mapping[str, "Tensor | Logged"]  # numbers by name, in any depth of nesting
@@ -12,7 +13,8 @@ class Stepper(Protocol):
     """An optimizer that is given the batch, for some need more than the gradient of its loss.
 
     One that also has `counts() -> dict`, with `num_skipped_updates` and `num_restarts` so far, has
-    these recorded.
+    these recorded. One that also has `hyper`, a mapping, has its numbers, texts and tuples shown
+    where a run says what trained (`description`).
 
     Attributes:
         lr: Learning rate, in weight units per unit of the direction; the training log shows it.
@@ -82,6 +84,12 @@ class TorchStepper:
             }
         return logged
 
+    def is_finite(self, loss: Tensor) -> bool:
+        """Whether the loss and, after its backward pass, every gradient is."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return all(bool(tensor.isfinite().all()) for tensor in (loss, *gradients))
+
     def state_dict(self) -> dict[str, Tensor]:
         """`<parameter's position>.<entry>`, positions counted on from optimizer to optimizer."""
         state: dict[str, Tensor] = {}
@@ -127,13 +135,30 @@ class TorchStepper:
 
 
 def description(stepper: Stepper) -> str:
-    """Its optimizers with their hyper-parameters, as `SGD(lr=0.01, momentum=0.9)`."""
+    """Its optimizers with their hyper-parameters, as `SGD(lr=0.01, momentum=0.9)`, and what the
+    stepper's own `hyper` adds.
+    """
+    own = getattr(stepper, "hyper", {})
     if not isinstance(stepper, TorchStepper):
-        return f"{type(stepper).__name__}(lr={stepper.lr:g})"
+        return f"{type(stepper).__name__}({_shown({'lr': stepper.lr} | own)})"
     return " and ".join(
-        f"{type(optimizer).__name__}({_shown(optimizer.param_groups[0])})"
+        f"{type(optimizer).__name__}({_shown(optimizer.param_groups[0] | own)})"
         for optimizer in stepper.optimizers
     )
+
+
+def copied_buffers(model: nn.Module) -> list[Tensor]:
+    """What `restore_buffers` puts back: batch norm's moments change in a forward pass, also in one
+    whose step is left out.
+    """
+    return [buffer.clone() for buffer in model.buffers()]
+
+
+@torch.no_grad()
+def restore_buffers(model: nn.Module, copies: Sequence[Tensor]) -> None:
+    """Gives the model's buffers the values of copies that were made of them."""
+    for buffer, copy in zip(model.buffers(), copies, strict=True):
+        buffer.copy_(copy)
 
 
 def _shown(group: Mapping) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from degeneracy.data.files import ensure_data_files, import_torchvision
 
@@ -28,6 +29,16 @@ class TensorData(NamedTuple):
     def first(self, count: int) -> "TensorData":
         """Its first images, all where there are fewer, apart from the others in memory."""
         return TensorData(*(part[:count].clone() for part in self))
+
+    def pooled(self, side: int) -> "TensorData":
+        """Means over squares of `side` × `side` pixels, in which a rest at the edges is left out.
+
+        Example:
+            >>> images = torch.arange(16.0).view(1, 1, 4, 4)
+            >>> TensorData(images, torch.tensor([0])).pooled(2).inputs.flatten().tolist()
+            [2.5, 4.5, 10.5, 12.5]
+        """
+        return TensorData(avg_pool2d(self.inputs, side), self.labels)
 
 
 class DataSplits(NamedTuple):

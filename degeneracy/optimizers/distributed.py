@@ -3,14 +3,15 @@
 Every process (a rank) sees its share of the batch; every layer has one owner among them. Sums over
 a rank's samples go to the owners, which add them up (reduce-scatter), invert and turn the gradient;
 the directions come back to all (Osawa et al., arXiv:2002.06015, section 5). Symmetric matrices
-travel as a triangle. By torch.distributed: gloo on CPU, NCCL on CUDA, started by `torchrun`.
+travel as a triangle. By torch.distributed, started by `torchrun`: NCCL where a machine has a GPU
+for each of its ranks, else gloo on the CPU.
 """
 
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
@@ -27,8 +28,8 @@ class RankLostError(RuntimeError):
 
 @contextmanager
 def process_group(timeout_s: float = 60.0) -> Iterator[torch.device]:
-    """The group of the ranks that `torchrun` started, and the device of this one: its own GPU, else
-    the CPU.
+    """The group of the ranks that `torchrun` started, and the device of this one: a GPU of its own
+    where the machine has one for each of its ranks, else the CPU.
 
     Args:
         timeout_s: Seconds that a rank waits for the others before it takes them for lost.
@@ -42,8 +43,9 @@ def process_group(timeout_s: float = 60.0) -> Iterator[torch.device]:
             " started by torchrun --nproc-per-node N -m MODULE"
         )
     device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    ranks_here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+    if torch.cuda.device_count() >= int(ranks_here):
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
         torch.cuda.set_device(device)
         # So that a timeout is an error of the waiting call, which says what happened.
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
@@ -129,18 +131,25 @@ class Sent:
 
 
 def numbers_sent(
-    blocks: Mapping[str, Block], due: Collection[Key], num_ranks: int, triangles: bool = True
+    blocks: Mapping[str, Block],
+    due: Collection[Key],
+    num_ranks: int,
+    *,
+    triangles: bool = True,
+    sampled: bool = False,
 ) -> Sent:
     """What a step sends in which the statistics `due` are refreshed.
 
     Args:
         triangles: Whether symmetric matrices travel as a triangle; False: whole, to compare.
+        sampled: Whether labels are sampled, for which ranks tell each other their sample counts.
     """
     weights = sum(p.numel() for block in blocks.values() for p in block.parameters.values())
     shapes = [blocks[layer].shapes[name] for layer, name in due]
     sizes = [triangle_size(shape) if triangles else math.prod(shape) for shape in shapes]
     others = num_ranks - 1
-    counts = (weights, sum(sizes), weights, 3 * num_ranks + len(shapes))
+    draws = sampled and any(name in blocks[layer].of_outputs for layer, name in due)
+    counts = (weights, sum(sizes), weights, (3 + draws) * num_ranks + len(shapes))
     return Sent(*(others * count for count in counts))
 
 
@@ -181,6 +190,20 @@ class Team:
                 for tensor in (*model.parameters(), *model.buffers()):
                     dist.broadcast(tensor.detach(), src=0)
 
+    def place_of(self, count: int, device: torch.device) -> tuple[int, int]:
+        """How many samples the ranks before this one have, and all together, where this one has
+        `count`.
+        """
+        if self.size == 1:
+            return 0, count
+        counts = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(self.size)]
+        with self._whole():
+            dist.all_gather(counts, torch.tensor([count], device=device))
+        others = self.sent.others + (self.size - 1) * self.size
+        self.sent = replace(self.sent, others=others)
+        every = torch.cat(counts).tolist()
+        return sum(every[: self.rank]), sum(every)
+
     def summed(
         self,
         numbers: Float[Tensor, "2"],
@@ -202,9 +225,8 @@ class Team:
         with self._whole():
             dist.reduce_scatter(found, chunks)
         others = self.size - 1
-        self.sent = Sent(
-            others * counts[0], others * counts[1], 0, others * len(numbers) * self.size
-        )
+        told = self.sent.others + others * len(numbers) * self.size
+        self.sent = Sent(others * counts[0], others * counts[1], 0, told)
         numbers, left = found.split([len(numbers), len(found) - len(numbers)])
         own = [key for key in statistics if key[0] in self.mine]
         sizes = [gradients[layer].numel() for layer in self.mine]

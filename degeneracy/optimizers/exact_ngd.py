@@ -5,7 +5,9 @@ Amari, "Natural gradient works efficiently in learning", Neural Computation 10:2
 descent in the distance between predictive distributions follows F⁻¹∇L, with F = E[s sᵀ] the Fisher
 matrix of the scores s = ∇_w log p(y|x, w). Here F is dense, over all weights of all layers, and F +
 κI is inverted by Cholesky's method: p² numbers for p weights, meant for some thousand. `ExactNGD`
-only keeps a running F and the momentum.
+only keeps a running F and the momentum. Of a single batch's empirical F, with the n scores over √n
+as the rows of S, the direction is also `natural.natural_direction(S, r, damping=κ)` for r of n
+entries −1/√n, cheaper where n is below p; a running F has no such rows, so it is not used here.
 """
 
 import math
@@ -226,10 +228,14 @@ class ExactNGD(torch.optim.Optimizer):
     rates then compare with NGD's and SGD's, and α → ∞ is SGD. Momentum is that of
     `torch.optim.SGD`.
 
+    Where the gradient or the direction has a NaN or an infinity, or κ = 0 (all predictions are
+    certain, F = 0, and there is no direction), a step leaves all as it is, momentum too;
+    `num_skipped_updates` counts its tensors.
+
     It steps the parameters that require a gradient when it is made. A gradient None counts as zero;
-    where all are, nothing moves. State: `momentum_buffer` of each parameter, and `fisher` (p, p)
-    with the first one. All are tensors of the model's type, so `state_dict()` saves and loads
-    again; a `generator` is the caller's to save.
+    where all are, nothing moves. State: `momentum_buffer` of each parameter, and with the first one
+    `fisher` (p, p) and, after a step was left out, `num_skipped`. All are tensors of the model's
+    type, so `state_dict()` saves and loads again; a `generator` is the caller's to save.
 
     Args:
         model: A softmax classifier that `fisher_matrix` takes, trained on the mean cross-entropy in
@@ -255,7 +261,7 @@ class ExactNGD(torch.optim.Optimizer):
         ...     optimizer.zero_grad()
         ...     loss = nn.functional.cross_entropy(model(inputs), labels)
         ...     loss.backward()
-        ...     optimizer.observe(inputs, labels)
+        ...     _ = optimizer.observe(inputs, labels)
         ...     optimizer.step()
         >>> loss.item() < 0.01
         True
@@ -297,21 +303,40 @@ class ExactNGD(torch.optim.Optimizer):
     @torch.no_grad()
     def observe(
         self, inputs: Float[Tensor, "n ..."], labels: Int[Tensor, "n"] | None = None
-    ) -> None:
+    ) -> bool:
         """Brings F up to date, before `step`, by the step's own batch or any other; raises as
         `fisher_matrix` does.
+
+        Returns:
+            Whether the newest matrix is finite; one that is not leaves F as it was.
         """
         group = self.param_groups[0]
         newest = fisher_matrix(self.model, inputs, labels, group["kind"], self.generator)
+        if not newest.isfinite().all():
+            return False
         if self.fisher is None:
             self.state[group["params"][0]]["fisher"] = newest
         else:
             self.fisher.lerp_(newest, group["eta"])
+        return True
+
+    def skip(self) -> None:
+        """Counts a step that is left out."""
+        params = self.param_groups[0]["params"]
+        state = self.state[params[0]]
+        state.setdefault("num_skipped", params[0].new_zeros(()))
+        state["num_skipped"] += len(params)
+
+    @property
+    def num_skipped_updates(self) -> int:
+        """How often a tensor was left as it was, a whole model's at a time."""
+        first = self.param_groups[0]["params"][0]
+        return int(self.state.get(first, {}).get("num_skipped", 0))
 
     @torch.no_grad()
     def step(self, closure=None):
         """One step, returning the closure's loss; RuntimeError before `observe`, ValueError if F +
-        κI is unfit.
+        κI is not positive definite.
         """
         loss = None
         if closure is not None:
@@ -328,15 +353,12 @@ class ExactNGD(torch.optim.Optimizer):
         gradients = [
             torch.zeros_like(param) if param.grad is None else param.grad for param in params
         ]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        turned = natural_gradient(flat, self.fisher, smoothing(self.fisher, group["alpha"]))
-        for param, gradient, piece in zip(
-            params, gradients, turned.split([p.numel() for p in params]), strict=True
-        ):
-            step, state = piece.view_as(param), self.state[param]
-            if group["keep_norm"]:
-                norm = step.norm()
-                step = step * torch.where(norm > 0, gradient.norm() / norm, 1.0)
+        directions = self._directions(gradients)
+        if directions is None:
+            self.skip()
+            return loss
+        for param, step in zip(params, directions, strict=True):
+            state = self.state[param]
             if group["momentum"]:
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = step.clone()
@@ -350,6 +372,24 @@ class ExactNGD(torch.optim.Optimizer):
                 )
             param.sub_(step, alpha=group["lr"])
         return loss
+
+    def _directions(self, gradients: list[Tensor]) -> list[Tensor] | None:
+        """Of each parameter, in its shape; None where they are not finite or there are none."""
+        group = self.param_groups[0]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        kappa = smoothing(self.fisher, group["alpha"])
+        if not (flat.isfinite().all() and 0 < kappa < math.inf):
+            return None
+        turned = natural_gradient(flat, self.fisher, kappa)
+        pieces = turned.split([gradient.numel() for gradient in gradients])
+        found = [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)]
+        if group["keep_norm"]:
+            norms = [(g.norm(), piece.norm()) for g, piece in zip(gradients, found, strict=True)]
+            found = [
+                piece * torch.where(norm > 0, kept / norm, 1.0)
+                for piece, (kept, norm) in zip(found, norms, strict=True)
+            ]
+        return found if all(bool(piece.isfinite().all()) for piece in found) else None
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -442,10 +482,15 @@ def _check_group(group: dict) -> None:
 class ExactStepper(TorchStepper):
     """A `Stepper` of `ExactNGD`, whose Fisher matrix is of the step's own batch.
 
-    Where the loss is not finite nothing moves: there are no predictions to take scores of.
+    Where loss, outputs, gradient or the batch's matrix are not finite, nothing moves, the running
+    matrix neither, and the step is counted as skipped; where `ExactNGD.step` skips, the running
+    matrix has seen the batch.
 
     Args:
         num_images: The batch's first samples, of which the matrix is; None: all.
+
+    Attributes:
+        hyper: `num_images`, for descriptions.
     """
 
     def __init__(
@@ -453,16 +498,21 @@ class ExactStepper(TorchStepper):
     ):
         super().__init__(model, loss_fn, [optimizer])
         self.num_images = num_images
+        self.hyper = {"num_images": num_images}
 
     def step(self, inputs: Tensor, targets: Tensor) -> Logged:
         """Forward, backward, the Fisher matrix, and the step."""
         (optimizer,) = self.optimizers
         optimizer.zero_grad()
-        loss = self.loss_fn(self.model(inputs), targets)
-        if loss.isfinite():
-            loss.backward()
-            optimizer.observe(inputs[: self.num_images], targets[: self.num_images])
+        outputs = self.model(inputs)
+        loss = self.loss_fn(outputs, targets)
+        loss.backward()
+        few = inputs[: self.num_images], targets[: self.num_images]
+        sound = self.is_finite(loss) and bool(outputs.isfinite().all())
+        if sound and optimizer.observe(*few):
             optimizer.step()
+        else:
+            optimizer.skip()
         return {"loss": loss.detach()}
 
 

@@ -229,17 +229,15 @@ def blocks_of(model: nn.Module) -> dict[str, Block]:
             weights that are computed or shared or partly frozen, groups; or weights of several
             types or devices.
     """
-    owners: dict[int, list[str]] = {}
-    for name, _ in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(model.get_parameter(name)), []).append(name)
+    shared = shared_names(model)
     blocks: dict[str, Block] = {}
     for layer_name, layer in model.named_modules():
         own = {name: p for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
         if not own:
             continue
         _check_layer(layer_name, layer, own)
-        for name, parameter in own.items():
-            if len(where := owners[id(parameter)]) > 1:
+        for name in own:
+            if where := shared.get(f"{layer_name}.{name}".lstrip(".")):
                 _refuse(layer_name, layer, f"its {name} is shared: {' and '.join(where)}")
         blocks[layer_name] = BLOCKS[type(layer)](layer_name, layer)
     if not blocks:
@@ -247,6 +245,21 @@ def blocks_of(model: nn.Module) -> dict[str, Block]:
     parameters = {k: p for block in blocks.values() for k, p in block.parameters.items()}
     check_one_kind(parameters, (torch.float32, torch.float64))
     return blocks
+
+
+def shared_names(model: nn.Module) -> dict[str, list[str]]:
+    """Name of a parameter that has several in the model → all of them.
+
+    Example:
+        >>> model = nn.ModuleDict({"one": nn.Linear(3, 3), "other": nn.Linear(3, 3)})
+        >>> model["other"].weight = model["one"].weight
+        >>> shared_names(model)["one.weight"]
+        ['one.weight', 'other.weight']
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: every for every in names.values() if len(every) > 1 for name in every}
 
 
 _KINDS = ", ".join(kind.__name__ for kind in BLOCKS)
@@ -258,6 +271,8 @@ def _check_layer(name: str, layer: nn.Module, trained: Mapping[str, Tensor]) -> 
     own = [key for key in ("weight", "bias") if getattr(layer, key) is not None]
     if left := [key for key in own if key not in trained]:
         _refuse(name, layer, f"its {' and '.join(left)} is frozen, and {', '.join(trained)} is not")
+    if BLOCKS[type(layer)] is ChannelBlock and own != ["weight", "bias"]:
+        _refuse(name, layer, f"it has no {'bias' if own else 'weight'}, and its block is of both")
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         _refuse(name, layer, f"it has groups = {layer.groups}, and its block is no A ⊗ G")
 

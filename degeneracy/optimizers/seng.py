@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from degeneracy.checks import check_one_kind, coupled_layers
 from degeneracy.config.values import Seed
+from degeneracy.optimizers.kfac import shared_names
 from degeneracy.optimizers.settings import MAX_RATE, Kind, OptimizerSettings
 from degeneracy.patches import patches
 from degeneracy.stepper import Logged, TorchStepper
@@ -208,7 +209,7 @@ def check_layers(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: There are none, or one that SENG cannot step, which the message names.
     """
-    layers = {}
+    layers, shared = {}, shared_names(model)
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         trained = {key for key, parameter in own.items() if parameter.requires_grad}
@@ -217,10 +218,14 @@ def check_layers(model: nn.Module) -> dict[str, nn.Module]:
         problem = _unfit(module)
         if not problem and trained != set(own):
             problem = f"trains {', '.join(sorted(trained))} alone"
+        for key in own:
+            if where := shared.get(f"{name}.{key}".lstrip(".")):
+                problem = problem or f"has a {key} that is shared, {' and '.join(where)}"
         if problem:
             raise ValueError(
                 f"SENG: the model's {name or 'module'}, {type(module).__name__}, {problem};"
-                " allowed: Linear, and Conv2d of one group, trained as a whole"
+                " allowed: Linear, and Conv2d of one group, trained as a whole, each with weights"
+                " of its own"
             )
         layers[name] = module
     if not layers:

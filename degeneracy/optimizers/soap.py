@@ -1,17 +1,18 @@
 """How is SOAP set and built (Vyas et al., arXiv:2409.11321): Adam in Shampoo's eigenbasis?
 
 `pytorch_optimizer.SOAP` is the optimizer. Its state holds lists, numbers and a group's counter
-beside tensors; `SoapStepper` lays them out flat, so that training goes on from a checkpoint.
+beside tensors; `SoapStepper` lays them out flat, so that training goes on from a checkpoint, and
+leaves out batches that would make its statistics NaN for good.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from degeneracy.optimizers.settings import MAX_RATE, Kind, OptimizerSettings
-from degeneracy.stepper import TorchStepper
+from degeneracy.stepper import Logged, TorchStepper, copied_buffers, restore_buffers
 
 LISTS = ("GG", "Q")  # of an axis each: the statistic and its eigenvectors, [] where there is none
 
@@ -37,15 +38,44 @@ class Settings(OptimizerSettings):
 class SoapStepper(TorchStepper):
     """A `Stepper` of SOAP.
 
+    A batch whose loss or gradient is not finite leaves weights, buffers and the optimizer as they
+    were; `counts` has the tensors of these batches.
+
     State: `<parameter's position>.<entry>` as every stepper's, a list's tensors as
-    `<entry>_<axis>`, and `step`.
+    `<entry>_<axis>`, `step` and `num_skipped_updates`.
     """
+
+    def __init__(self, model: nn.Module, loss_fn: Callable, optimizers: Sequence):
+        super().__init__(model, loss_fn, optimizers)
+        self.num_skipped_updates = 0
+
+    def step(self, inputs: Tensor, targets: Tensor) -> Logged:
+        """Forward, backward, and the step."""
+        (optimizer,) = self.optimizers
+        optimizer.zero_grad()
+        buffers = copied_buffers(self.model)
+        loss = self.loss_fn(self.model(inputs), targets)
+        loss.backward()
+        if self.is_finite(loss):
+            optimizer.step()
+        else:
+            restore_buffers(self.model, buffers)
+            (group,) = optimizer.param_groups
+            self.num_skipped_updates += len(group["params"])
+        return {"loss": loss.detach()}
+
+    def counts(self) -> dict[str, int]:
+        """Tensors that were left as they were, a whole model's at a time; there is no restart."""
+        return {"num_skipped_updates": self.num_skipped_updates, "num_restarts": 0}
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that a restart needs."""
         (optimizer,) = self.optimizers
         (group,) = optimizer.param_groups
-        found = {"step": torch.tensor(group.get("step", 0))}
+        found = {
+            "step": torch.tensor(group.get("step", 0)),
+            "num_skipped_updates": torch.tensor(self.num_skipped_updates),
+        }
         for place, parameter in enumerate(group["params"]):
             for key, value in optimizer.state.get(parameter, {}).items():
                 axes = value if key in LISTS else ()
@@ -59,6 +89,7 @@ class SoapStepper(TorchStepper):
         (optimizer,) = self.optimizers
         (group,) = optimizer.param_groups
         group["step"] = int(state["step"])
+        self.num_skipped_updates = int(state["num_skipped_updates"])
         for place, parameter in enumerate(group["params"]):
             entries = {
                 name.split(".", 1)[1]: tensor.to(parameter)

@@ -31,8 +31,20 @@ from degeneracy.optimizers.kfac import (
     pi_of,
 )
 from degeneracy.optimizers.settings import MAX_RATE, Kind, OptimizerSettings
+from degeneracy.stepper import copied_buffers, restore_buffers
 
 FISHERS = ("empirical", "sampled")
+HYPER = (  # what a description tells of it
+    "lr",
+    "momentum",
+    "damping",
+    "fisher",
+    "alpha",
+    "interval",
+    "scale_momentum",
+    "rescale_weights",
+    "seed",
+)
 
 # ---- when a statistic is refreshed ---------------------------------------------------------------
 
@@ -138,8 +150,9 @@ class SPNGD:
 
     Statistics are means over samples, so a batch may have another size than the one before. A step
     whose gradient or direction is not finite is left out: no weight moves, and nothing is kept of
-    it. With `torch.distributed` initialised each process gives `step` its share of the batch, and
-    all take the same step; batch norm then normalises each share by itself.
+    it, in batch norm's moments neither. With `torch.distributed` initialised each process gives
+    `step` its share of the batch, of any size, and all take the step of the whole batch; but batch
+    norm in training mode normalises each share by itself.
 
     Args:
         model: Of Linear, Conv2d and batch norm layers; other trained layers are refused, by name.
@@ -157,7 +170,7 @@ class SPNGD:
         seed: Of sampled labels.
 
     Attributes:
-        lr: η, to be changed at will; η₀ is the first.
+        lr: η, to be changed at will; η₀ is the first, after a restart that of the start.
         refreshed: (layer, statistic) of those that the last step refreshed.
         sent: Numbers that the last step sent between processes.
         team: The processes, and which owns which layer.
@@ -207,6 +220,11 @@ class SPNGD:
         """What the last step sent."""
         return self.team.sent
 
+    @property
+    def hyper(self) -> dict[str, float | str | None]:
+        """Its numbers, for descriptions."""
+        return {name: getattr(self, name) for name in HYPER}
+
     def step(self, inputs: Float[Tensor, "n ..."], targets: Tensor) -> dict:
         """One step; returns `loss` (before it) and `refreshed`, the share of statistics of each
         kind (A, G, of batch norm F) that were due.
@@ -216,6 +234,7 @@ class SPNGD:
             distributed.RankLostError: Another process ended.
         """
         due = [key for key, schedule in self.schedules.items() if schedule.due <= self.num_steps]
+        self.team.sent, buffers = Sent(), copied_buffers(self.model)
         sums = self._sums(inputs, targets, due)
         with torch.no_grad():
             numbers = torch.stack([sums.loss.new_tensor(float(sums.count)), sums.count * sums.loss])
@@ -235,6 +254,7 @@ class SPNGD:
                 self._move(directions)
                 self.num_steps += 1
             else:
+                restore_buffers(self.model, buffers)
                 self.num_skipped_updates += sum(len(b.parameters) for b in self.blocks.values())
         self.refreshed = due if sound else []
         return {"loss": loss / count, "refreshed": self._shares(self.refreshed)}
@@ -277,9 +297,9 @@ class SPNGD:
                 " there: (n, classes)"
             )
         generator = torch.Generator().manual_seed(self.seed * 2**31 + self.num_steps)
-        n = len(logits)
-        uniform = torch.rand(n * self.team.size, generator=generator, dtype=torch.float64)
-        return drawn_labels(logits, uniform[n * self.team.rank :][:n].to(logits.device))
+        start, total = self.team.place_of(len(logits), logits.device)
+        uniform = torch.rand(total, generator=generator, dtype=torch.float64)
+        return drawn_labels(logits, uniform[start:][: len(logits)].to(logits.device))
 
     def _turned(
         self, gradients: dict[str, Tensor], statistics: dict[Key, Tensor]
@@ -344,6 +364,7 @@ class SPNGD:
         state = {
             "num_steps": torch.tensor(self.num_steps),
             "num_skipped_updates": torch.tensor(self.num_skipped_updates),
+            "first_lr": torch.tensor(self.first_lr, dtype=torch.float64),
         }
         state |= {f"velocity.{name}": v for name, v in self.velocity.items()}
         for (layer, name), schedule in self.schedules.items():
@@ -356,10 +377,11 @@ class SPNGD:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state_dict`; hyper-parameters stay those of the optimizer."""
+        """The inverse of `state_dict`; hyper-parameters stay those of the optimizer, but η₀."""
         like = next(iter(next(iter(self.blocks.values())).parameters.values()))
         self.num_steps = int(state["num_steps"])
         self.num_skipped_updates = int(state["num_skipped_updates"])
+        self.first_lr = float(state["first_lr"])
 
         def read(key: str) -> Tensor:
             return state[key].to(like.device, like.dtype).clone()
@@ -474,7 +496,6 @@ class Settings(OptimizerSettings):
     interval: int | None = Field(
         None, ge=1, description="Steps between refreshes; null: by the rule of stale statistics."
     )
-    scale_momentum: bool = Field(False, description="Scale m as the learning rate changes.")
     rescale_weights: bool = Field(
         False, description="Give weights the norm √(2·d_out) after each step."
     )

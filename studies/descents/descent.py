@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from degeneracy.data.images import TensorData
@@ -25,17 +25,6 @@ from studies.descents.settings import Settings, TrainingSettings
 
 REACHED, DIVERGED, TIRED = "reached", "diverged", "out of steps"
 NEAR = 1.05  # times the next loss: below it every step is looked at
-
-
-def pooled(data: TensorData, side: int) -> TensorData:
-    """Means over squares of `side` × `side` pixels, in which a rest at the edges is left out.
-
-    Example:
-        >>> images = torch.arange(16.0).view(1, 1, 4, 4)
-        >>> pooled(TensorData(images, torch.tensor([0])), 2).inputs.flatten().tolist()
-        [2.5, 4.5, 10.5, 12.5]
-    """
-    return TensorData(avg_pool2d(data.inputs, side), data.labels)
 
 
 @dataclass(frozen=True)

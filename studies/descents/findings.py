@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from degeneracy.report.page import Card, Findings, Table
-from degeneracy.texts import count_of, with_error
+from degeneracy.texts import with_error
 from studies.descents.figures import title_of
 
 
@@ -26,7 +26,7 @@ def findings(results: Mapping) -> Findings:
 def passed_text(training: Mapping, losses: list[float]) -> str:
     """`3 of 3 losses passed`."""
     count = sum(len(passage["targets"]) for passage in training["passages"])
-    return f"{count} of {count_of(len(losses), 'loss').replace('losss', 'losses')} passed"
+    return f"{count} of {len(losses)} {'loss' if len(losses) == 1 else 'losses'} passed"
 
 
 def last_text(points: Mapping) -> str:

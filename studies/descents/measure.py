@@ -20,7 +20,7 @@ from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.models.balance import balanced
 from degeneracy.runs.results import finding
 from degeneracy.runs.work import PROJECT, Measured, Work
-from studies.descents.descent import Descent, Passage, network, pooled
+from studies.descents.descent import Descent, Passage, network
 from studies.descents.settings import MeasurementSettings, Settings
 
 TOLERANCE = 0.01  # relative, of the largest eigenvalue
@@ -46,7 +46,7 @@ def images(work: Work) -> TensorData:
     training = work.settings.training
     root = PROJECT / Path(training.root).expanduser()
     data = load_data(training.dataset, root, work.device).train.first(training.num_images)
-    return pooled(data, training.pooled)
+    return data.pooled(training.pooled)
 
 
 def measure_training(work: Work) -> Measured:

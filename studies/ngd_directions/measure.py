@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from degeneracy.data.images import TensorData, load_data
@@ -43,8 +43,7 @@ def measure_exact(work: Work) -> Measured:
     settings, training = work.settings.exact, None
     for key in work.todo([str(step) for step in settings.checkpoints], "checkpoint"):
         if training is None:
-            inputs, labels = images(work)
-            pooled = TensorData(avg_pool2d(inputs, settings.pooling), labels)
+            pooled = images(work).pooled(settings.pooling)
             training = Training(work.settings.training, settings.model, pooled)
         training.train_to(int(key))
         yield key, at_checkpoint(training, int(key), work.settings)

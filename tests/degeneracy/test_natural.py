@@ -139,6 +139,28 @@ def test_a_pair_that_is_not_adjoint_is_refused():
         adjoint_gap((lambda v: v, lambda u: jacobian.T @ u), 50, 20)
 
 
+def test_a_pair_of_zeros_is_adjoint_and_answers_nothing():
+    pair = (lambda v: torch.zeros(4), lambda u: torch.zeros(3))
+    assert adjoint_gap(pair, 4, 3, like=torch.zeros(())) == 0
+    found = natural_direction(pair, torch.ones(4), method="lsqr")
+    assert not found.direction.any()
+
+
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
+@pytest.mark.parametrize("damping", [0.0, 1e-3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cut_off_that_squares_do_not_resolve_is_refused_for_gram_alone(shape, damping, dtype):
+    jacobian, wanted = (tensor.to(dtype) for tensor in matrix(*shape))
+    resolved = math.sqrt(30 * torch.finfo(dtype).eps)
+    how = {"damping": damping, "cut": 0.99 * resolved}
+    with pytest.raises(ValueError, match=r"given with method 'gram', .* allowed: at least that"):
+        natural_direction(jacobian, wanted, method="gram", **how)
+    for method in ("qr", "svd"):
+        assert natural_direction(jacobian, wanted, method=method, **how).cut == how["cut"]
+    how["cut"] = 1.01 * resolved
+    assert natural_direction(jacobian, wanted, method="gram", **how).cut == how["cut"]
+
+
 def test_lsqr_says_where_it_gave_up():
     # Krylov's method loses its orthogonality long before 1e-13 of s_max is resolved
     jacobian, wanted = matrix(60, 40, np.geomspace(1, 1e-13, 40))

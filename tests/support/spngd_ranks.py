@@ -14,6 +14,7 @@ from degeneracy.optimizers.distributed import RankLostError, process_group
 from degeneracy.optimizers.spngd import SPNGD
 
 STEPS, TIMEOUT_S = 8, 20.0
+SHARES = {1: [(0, 24)], 2: [(0, 9), (9, 24)]}  # of a batch, by the number of ranks: first, end
 CASES = {
     "rule": {"alpha": 0.4},
     "interval": {"interval": 3},
@@ -48,7 +49,7 @@ def steps(options, rank, size):
     optimizer = SPNGD(model, 0.05, **options)
     found = {"losses": [], "refreshed": [], "sent": [], "owners": optimizer.team.owners}
     for inputs, labels in batches():
-        share = slice(rank * 24 // size, (rank + 1) * 24 // size)
+        share = slice(*SHARES[size][rank])
         found["losses"].append(float(optimizer.step(inputs[share], labels[share])["loss"]))
         found["refreshed"].append(list(optimizer.refreshed))
         found["sent"].append(optimizer.sent)

@@ -28,7 +28,8 @@ CAPTIONS = {
     ),
     DESCENT: (
         "The whole training loss by step and by process second of the optimizer's own steps, each"
-        " optimizer at the rate that came down in the fewest steps, its first seed."
+        " optimizer at the rate at which the most seeds arrived, of several the one of the fewest"
+        " steps; the first of these seeds."
     ),
 }
 
@@ -106,9 +107,9 @@ def descents(part: Mapping) -> go.Figure:
     names = names_in(part)
     colours, symbols = optimizer_colours(names), optimizer_symbols(names)
     for optimizer in names:
-        row = fastest(part, optimizer)
-        if row is None:
+        if not (arrived := fastest(part, optimizer)):
             continue
+        row = arrived[0]
         steps, seconds, losses = zip(*row["looks"], strict=True)
         dash = "solid" if symbols[optimizer] == SYMBOLS[0] else "dash"  # where a colour repeats
         for column, x in enumerate((steps, seconds), start=1):
@@ -128,11 +129,14 @@ def descents(part: Mapping) -> go.Figure:
     return figure
 
 
-def fastest(part: Mapping, optimizer: str) -> Row | None:
-    """The first seed's run at the rate that took the fewest steps over the seeds that arrived."""
-    found = {}
-    for lr, rows in by_rate(part, optimizer):
-        arrived = [row for row in rows if row["passage"] and row["looks"]]
-        if arrived:
-            found[lr] = (np.mean([steps_of(row) for row in arrived]), arrived[0])
-    return min(found.values(), key=lambda one: one[0])[1] if found else None
+def fastest(part: Mapping, optimizer: str) -> list[Row]:
+    """The runs that arrived, at the rate with most of them; of several that of the fewest steps.
+
+    Steps are medians over seeds. Empty where no run arrived.
+    """
+    by_lr = [[row for row in rows if row["passage"]] for _, rows in by_rate(part, optimizer)]
+
+    def order(arrived: Sequence[Row]) -> tuple[int, float]:
+        return -len(arrived), float(np.median([steps_of(row) for row in arrived]))
+
+    return min(filter(None, by_lr), key=order, default=[])

@@ -40,11 +40,14 @@ def card(part: Mapping) -> Card:
     """The verdict, and the paragraph of what follows."""
     rows = counted(part)
     if len({row["optimizer"] for row in rows}) < 2:
-        return Card(TITLE, _nothing(part), text=[CLAIM])
+        text = [CLAIM, measured_text(part, rows)] if part else [CLAIM]
+        return Card(TITLE, _nothing(part), text=text, notes=failures(part))
     along, matched = decomposed(rows)
     largest = max(along.ranges, key=along.ranges.get) if along.ranges else None
     spread = max(matched.offsets.values()) - min(matched.offsets.values())
-    tiles = [Tile("between optimizers", f"{spread:.1f}", "of λ̂, at matched speed")]
+    tiles = []
+    if not math.isnan(spread):
+        tiles.append(Tile("between optimizers", f"{spread:.1f}", "of λ̂, at matched steps"))
     if largest is not None:
         within = float(np.mean(list(along.ranges.values())))
         detail = f"of λ̂ on average, at most {along.ranges[largest]:.1f} ({label(largest)})"
@@ -67,44 +70,47 @@ def counted(part: Mapping) -> list[Row]:
 
 
 def decomposed(rows: Sequence[Row]) -> tuple[Along, Matched]:
-    """λ̂ along the rates, and at matched speed."""
+    """λ̂ along the rates, and at matched steps."""
     values = [llc_of(row) for row in rows]
     names = [row["optimizer"] for row in rows]
     along = along_rates(values, names, [row["lr"] for row in rows])
-    return along, at_matched_speed(values, names, [steps_of(row) for row in rows])
+    steps, seeds = [steps_of(row) for row in rows], [row["seed"] for row in rows]
+    return along, at_matched_speed(values, names, steps, seeds)
 
 
 def headline(along: Along, matched: Matched) -> str:
     """Which moves λ̂ more, the rate or the optimizer."""
     spread = max(matched.offsets.values()) - min(matched.offsets.values())
-    if not along.ranges or math.isnan(matched.p):
-        return f"At matched speed optimizers differ by up to {spread:.1f} in λ̂."
-    within = max(along.ranges.values())
-    if matched.p >= LEVEL:
+    within = max(along.ranges.values(), default=None)
+    if math.isnan(matched.p):
+        why = "too few runs count"
+        if math.isnan(spread):
+            why = "the seeds and steps of the runs that count do not tell them apart"
         return (
-            "Once the learning rate is taken into account, no difference of λ̂ between optimizers is"
-            f" seen at the same loss (p = {matched.p:.2g}); along an optimizer's rates it changes"
-            f" by up to {within:.1f}."
+            "At matched steps to the loss no test is possible of whether optimizers differ in λ̂:"
+            f" {why}."
         )
-    how = "less" if spread < within else "more"
-    return (
-        f"Optimizers differ in λ̂ at the same loss and speed (p = {matched.p:.1g}), by up to"
-        f" {spread:.1f}, {how} than the learning rate moves that of one of them (up to"
-        f" {within:.1f})."
+    if matched.p >= LEVEL:
+        text = (
+            "At matched steps to the loss no difference of λ̂ between optimizers is seen"
+            f" (p = {matched.p:.2g})"
+        )
+        if within is not None:
+            text += f"; along an optimizer's rates its mean λ̂ spans up to {within:.1f}"
+        return f"{text}."
+    text = (
+        "At matched steps to the loss optimizers differ in λ̂"
+        f" (p = {matched.p:.1g}), by up to {spread:.1f}"
     )
+    if within is not None:
+        how = "less" if spread < within else "more"
+        text += f", {how} than what the mean λ̂ of one of them spans over its rates ({within:.1f})"
+    return f"{text}."
 
 
 def paragraph(along: Along, matched: Matched) -> str:
     """What follows, in numbers."""
-    low, high = (pick(matched.offsets, key=matched.offsets.get) for pick in (min, max))
-    lines = [
-        f"At the same loss and steps, λ̂ of {label(high)} is highest"
-        f" ({matched.offsets[high]:+.1f} beside the mean of all) and of {label(low)} lowest"
-        f" ({matched.offsets[low]:+.1f})"
-    ]
-    if not math.isnan(matched.f):
-        above, below = matched.degrees
-        lines[0] += f", F({above}, {below}) = {matched.f:.1f}, p = {matched.p:.2g}"
+    lines = [offsets_text(matched)]
     rises = "rises" if matched.slope > 0 else "falls"
     lines.append(
         f"λ̂ {rises} by {abs(matched.slope) * math.log(2):.1f} where a run takes twice as many steps"
@@ -115,22 +121,44 @@ def paragraph(along: Along, matched: Matched) -> str:
             " variance"
         )
     if along.ranges:
-        ranges = [f"{label(name)} {value:.1f}" for name, value in along.ranges.items()]
-        lines.append(f"from the smallest to the largest rate λ̂ changes by: {', '.join(ranges)}")
+        ranges = [f"{value:.1f} with {label(name)}" for name, value in along.ranges.items()]
+        lines.append(f"over its rates the mean λ̂ spans {listed(ranges)}")
     return "; ".join(lines) + "."
+
+
+def offsets_text(matched: Matched) -> str:
+    """The ends of the order of optimizers, and the test of all."""
+    low, high = (pick(matched.offsets, key=matched.offsets.get) for pick in (min, max))
+    if math.isnan(matched.offsets[low]):
+        return "At the same loss and steps optimizers cannot be told apart from seeds and steps"
+    text = (
+        f"At the same loss and steps, λ̂ of {label(high)} is highest"
+        f" ({matched.offsets[high]:+.1f} beside the mean of all) and of {label(low)} lowest"
+        f" ({matched.offsets[low]:+.1f})"
+    )
+    if math.isnan(matched.f):
+        return text
+    above, below = matched.degrees
+    return (
+        f"{text}, F({above}, {below}) = {matched.f:.1f}, p = {matched.p:.2g}, each seed"
+        " with a height of its own"
+    )
 
 
 def speed_text(part: Mapping) -> str:
     """Who comes down in the fewest steps, and in the fewest seconds."""
-    found = {name: row for name in names_in(part) if (row := fastest(part, name)) is not None}
-    steps = sorted(found, key=lambda name: steps_of(found[name]))
-    seconds = sorted(found, key=lambda name: found[name]["passage"]["seconds"])
+    found = {name: rows for name in names_in(part) if (rows := fastest(part, name))}
+    steps = {name: np.median([steps_of(row) for row in rows]) for name, rows in found.items()}
+    seconds = {
+        name: np.median([row["passage"]["seconds"] for row in rows]) for name, rows in found.items()
+    }
+    counts = {name: count_of(len(rows), "seed") for name, rows in found.items()}
+    by_steps = [f"{label(n)} {steps[n]:,g} ({counts[n]})" for n in sorted(found, key=steps.get)]
+    by_time = [f"{label(n)} {seconds[n]:.1f}" for n in sorted(found, key=seconds.get)]
     return (
-        "Fewest steps, each at its fastest rate: "
-        + listed([f"{label(name)} {steps_of(found[name]):,}" for name in steps])
-        + ". Process seconds of the same runs: "
-        + listed([f"{label(n)} {found[n]['passage']['seconds']:.1f}" for n in seconds])
-        + "."
+        "Steps, each at the rate at which most seeds arrived and of several the fastest, medians"
+        f" over these seeds: {listed(by_steps)}. Process seconds of the same runs:"
+        f" {listed(by_time)}."
     )
 
 
@@ -145,6 +173,10 @@ def measured_text(part: Mapping, rows: Sequence[Row]) -> str:
         f"Measured: {count_of(len(everything), 'run')} over {count_of(len(part), 'seed')}, of which"
         f" {passed} passed the loss{said} and {len(rows)} have a certified λ̂ and count here."
     )
+    count = Counter(row["optimizer"] for row in everything if is_certified(row))
+    few = [f"{label(name)} ({count[name]})" for name in names_in(part) if count[name] < LEAST]
+    if few:
+        text += f" Left out, with fewer than {LEAST} certified runs: {listed(few)}."
     traces = [(llc_of(row), trace) for row in rows if (trace := trace_of(row)) is not None]
     if len(traces) > 2:
         correlation = np.corrcoef(np.array(traces).T)[0, 1]

@@ -3,7 +3,8 @@
 Two least-squares decompositions over runs. Along an optimizer's own rates: which share of the
 variance within optimizers a line in the log rate explains, a slope for each. At matched speed: how
 far optimizers lie apart beside one common line in the log number of steps to the loss, with the F
-test of their offsets.
+test of their offsets. Runs of a seed share weights and data order, so that each seed has a height
+of its own there.
 """
 
 import math
@@ -33,9 +34,10 @@ class Matched(NamedTuple):
     """At matched steps to the loss.
 
     Attributes:
-        offsets: Optimizer → its height beside the common line, minus their mean.
+        offsets: Optimizer → its height beside the common line, minus their mean; NaN where seeds
+            or steps do not tell optimizers apart.
         slope: Of the common line, for a factor e in steps.
-        f, p: The F test of equal offsets; NaN where no degree of freedom is left.
+        f, p: The F test of equal offsets; NaN where they are, or no degree of freedom is left.
         degrees: Of freedom, of the numerator and the denominator.
     """
 
@@ -77,21 +79,22 @@ def along_rates(values: Sequence[float], optimizers: Sequence[str], lrs: Sequenc
 
 
 def at_matched_speed(
-    values: Sequence[float], optimizers: Sequence[str], steps: Sequence[float]
+    values: Sequence[float], optimizers: Sequence[str], steps: Sequence[float], seeds: Sequence[int]
 ) -> Matched:
-    """How far optimizers lie apart beside a common line in log steps.
+    """How far optimizers lie apart beside a common line in log steps and a height of each seed.
 
     Args:
         values: Of each run.
         optimizers: Likewise.
         steps: Likewise, > 0.
+        seeds: Likewise.
 
     Raises:
         ValueError: Fewer than two optimizers.
 
     Example:
         >>> steps, names = [100, 200, 100, 200], ["a", "a", "b", "b"]
-        >>> found = at_matched_speed([1.0, 2.0, 4.0, 5.0], names, steps)
+        >>> found = at_matched_speed([1.0, 2.0, 4.0, 5.0], names, steps, [1, 1, 1, 1])
         >>> {name: round(offset, 6) for name, offset in found.offsets.items()}
         {'a': -1.5, 'b': 1.5}
     """
@@ -100,24 +103,26 @@ def at_matched_speed(
         raise ValueError(f"runs of {len(names)} optimizers given; allowed: at least two")
     logs = np.log(np.asarray(steps, float))[:, None]
     own = _indicators(optimizers, names)
-    design = np.hstack([own, logs])
+    shared = np.hstack([logs, _indicators(seeds, list(dict.fromkeys(seeds)))])
+    design = np.hstack([own, shared])
     coefficients = np.linalg.lstsq(design, np.asarray(values, float), rcond=None)[0]
-    heights, slope = coefficients[:-1], float(coefficients[-1])
-    offsets = heights - heights.mean()
-    together = _residual(values, np.hstack([np.ones_like(logs), logs]))
-    apart = _residual(values, design)
-    above = len(names) - 1
-    below = len(values) - int(np.linalg.matrix_rank(design))
+    heights, slope = coefficients[: len(names)], float(coefficients[len(names)])
+    together, apart = _residual(values, shared), _residual(values, design)
+    rank = int(np.linalg.matrix_rank(design))
+    above, below = rank - int(np.linalg.matrix_rank(shared)), len(values) - rank
+    told_apart = above == len(names) - 1
+    offsets = heights - heights.mean() if told_apart else np.full(len(names), math.nan)
     f = p = math.nan
-    if below > 0 and apart > 0:
+    if told_apart and below > 0 and apart > 0:
         f = (together - apart) / above / (apart / below)
         p = float(f_distribution.sf(f, above, below))
     by_name = dict(zip(names, (float(offset) for offset in offsets), strict=True))
     return Matched(by_name, slope, f, p, (above, below))
 
 
-def _indicators(optimizers: Sequence[str], names: Sequence[str]) -> Float[np.ndarray, "runs k"]:
-    return np.array([[float(one == name) for name in names] for one in optimizers])
+def _indicators(of: Sequence, groups: Sequence) -> Float[np.ndarray, "runs k"]:
+    """A column a group, 1 for its runs."""
+    return np.array([[float(one == group) for group in groups] for one in of])
 
 
 def _residual(values: Sequence[float], design: Float[np.ndarray, "runs k"]) -> float:

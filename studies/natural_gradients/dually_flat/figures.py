@@ -26,9 +26,9 @@ def figures(part: Mapping) -> list[Drawing]:
         caption = (
             "Conditional KL from the true model over d/2N, the floor that maximum likelihood"
             " reaches in the limit, in one pass over N samples; medians over seeds, a panel a"
-            " case. The rates of SGD, AdaGrad and SNGD are those of the least loss on held-out"
-            " samples; DSNGD has one setting everywhere. A line ends where a method diverged at"
-            " half of the seeds."
+            " case. Rates are those of the least loss on held-out samples. A line ends where a"
+            " method diverged at half of the seeds; maximum likelihood begins where every value has"
+            " been seen."
         )
         drawn.append(Drawing("dually-flat-efficiency", caption, efficiency_figure(part)))
     if part.get(BATCHES):

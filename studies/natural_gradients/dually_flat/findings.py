@@ -1,12 +1,12 @@
 """What do the passes over samples say of natural gradients in closed form?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from degeneracy.report.page import Card, Note, Tile
 from degeneracy.report.tables import Table
-from degeneracy.texts import count_of
+from degeneracy.texts import count_of, listed
 from studies.natural_gradients.dually_flat.figures import LOOKS, by_case, medians
 from studies.natural_gradients.dually_flat.measure import BATCHES, LIKELIHOOD
 
@@ -22,14 +22,15 @@ def card(part: Mapping) -> Card:
     """How near the floor DSNGD comes, and how its rivals do."""
     cases = by_case(part)
     if not cases:
-        return Card("Dually flat models", "Nothing has been measured yet.", text=[CLAIM])
+        headline = "Batch sizes alone were measured." if part else "Nothing has been measured yet."
+        return Card("Dually flat models", headline, text=[CLAIM, *batch_text(part)])
     last = {case: last_medians(seeds) for case, seeds in cases.items()}
     own = {case: found["DSNGD"] for case, found in last.items()}
     near = [case for case, value in own.items() if value <= EFFICIENT]
     headline = (
-        f"In one pass DSNGD ends at {_span(own.values())} times the efficiency floor, within"
-        f" {EFFICIENT:g} in {len(near)} of {count_of(len(own), 'case')}; maximum likelihood at"
-        f" {_span(found[LIKELIHOOD] for found in last.values())}."
+        f"In one pass DSNGD ends at {_span('DSNGD', own.values())} times the efficiency floor,"
+        f" within {EFFICIENT:g} in {len(near)} of {count_of(len(own), 'case')}; maximum likelihood"
+        f" {_span(LIKELIHOOD, (found[LIKELIHOOD] for found in last.values()))}."
     )
     ends = {
         m: [found[m] for found in last.values()]
@@ -40,7 +41,7 @@ def card(part: Mapping) -> Card:
         "Dually flat models",
         headline,
         tiles=[
-            Tile(name, _span(values), "times the floor", LOOKS[name][0])
+            Tile(name, _span(name, values), "times the floor", LOOKS[name][0])
             for name, values in ends.items()
         ],
         drawing="dually-flat-efficiency",
@@ -61,7 +62,7 @@ def last_medians(seeds: list[Mapping]) -> dict[str, float]:
 def case_text(case: str, seeds: list[Mapping], last: Mapping[str, float]) -> str:
     """A case's numbers in one sentence."""
     count = seeds[0]["samples"][-1]
-    said = ", ".join(f"{method} {_number(value)}" for method, value in last.items())
+    said = ", ".join(f"{method} {_number(method, value)}" for method, value in last.items())
     return (
         f"{case}, after {count:,} samples, d = {seeds[0]['dimension']}, median of"
         f" {count_of(len(seeds), 'seed')}: {said}."
@@ -75,7 +76,7 @@ def batch_text(part: Mapping) -> list[str]:
         return []
     middle = np.median(np.array(found["ratios"], dtype=float), axis=1)
     said = ", ".join(
-        f"{_number(value)} at b = {batch}"
+        f"{_number('DSNGD', value)} at b = {batch}"
         for batch, value in zip(found["batches"], middle, strict=True)
     )
     return [
@@ -85,24 +86,38 @@ def batch_text(part: Mapping) -> list[str]:
 
 
 def notes(cases: Mapping[str, list[Mapping]]) -> list[Note]:
-    """Whose rates were chosen how, and how often they diverge."""
-    runs = [found["methods"]["SNGD"] for seeds in cases.values() for found in seeds]
-    diverged = sum(one["diverged"] for one in runs)
-    tried = sum(one["tried"] for one in runs)
-    return [
-        Note(
-            f"SNGD diverged in {diverged} of {tried} runs of its grid of rates.",
-            "Its metric is that of the model at the present parameters: a step that is too long"
-            " makes expectations tiny, and the next step longer. DSNGD's metric is the data's.",
-        ),
-        Note(
-            "The rivals' rates were chosen on held-out samples of each case and seed; DSNGD's are"
-            " one setting for all.",
-            "Held-out samples are extra data for SGD, AdaGrad and SNGD. DSNGD's default a and b"
-            " were chosen once, by the true KL of some settings on these and three other seeds: a"
-            " from 0.003 to 0.03 at a/b = 1.5 mostly ends within a few percent of the same KL.",
-        ),
-    ]
+    """How rates were chosen, how often SNGD diverges, where there is no likeliest model."""
+    found = [_rates_note(cases)]
+    runs = [one["methods"]["SNGD"] for seeds in cases.values() for one in seeds]
+    diverged, tried = (sum(one[key] for one in runs) for key in ("diverged", "tried"))
+    if diverged:
+        found.append(
+            Note(
+                f"SNGD diverged in {diverged} of {tried} runs of its grid of rates.",
+                "Its metric is that of the model at the present parameters: a step that is too long"
+                " makes expectations tiny, and the next step longer. DSNGD's metric is the data's.",
+            )
+        )
+    for case, seeds in cases.items():
+        for one in seeds:
+            reasons = one["methods"][LIKELIHOOD]["reasons"]
+            if why := reasons.get(str(one["samples"][-1])):
+                line = f"Maximum likelihood is not defined for {case}, seed {one['seed']}."
+                found.append(Note(line, why))
+    return found
+
+
+def _rates_note(cases: Mapping[str, list[Mapping]]) -> Note:
+    """How many rates each method had to choose from, and which DSNGD chose."""
+    first = next(iter(cases.values()))[0]["methods"]
+    tried = [f"{of['tried']} of {name}" for name, of in first.items() if "tried" in of]
+    chosen = [one["methods"]["DSNGD"]["rate"][0] for seeds in cases.values() for one in seeds]
+    ends = " to ".join(dict.fromkeys(f"{pick(chosen):g}" for pick in (min, max)))
+    return Note(
+        "Every method's rate was chosen on held-out samples of each case and seed.",
+        f"Among {listed(tried)}. Held-out samples are extra data, which maximum likelihood does"
+        f" without. DSNGD's a came out as {ends}.",
+    )
 
 
 def tables(part: Mapping) -> list[Table]:
@@ -117,7 +132,7 @@ def tables(part: Mapping) -> list[Table]:
                 [
                     case,
                     method,
-                    _number(medians(seeds, method)[-1]),
+                    _number(method, medians(seeds, method)[-1]),
                     "; ".join(dict.fromkeys(rates)) or "–",
                     f"{spent:.2g}",
                 ]
@@ -135,12 +150,13 @@ def tables(part: Mapping) -> list[Table]:
     ]
 
 
-def _number(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "diverged"
+def _number(method: str, value: float) -> str:
+    if np.isfinite(value):
+        return f"{value:.2f}"
+    return "not defined" if method == LIKELIHOOD else "diverged"
 
 
-def _span(values) -> str:
+def _span(method: str, values: Iterable[float]) -> str:
     values = list(values)
-    if len({_number(value) for value in values}) == 1:
-        return _number(values[0])
-    return f"{_number(min(values))} to {_number(max(values))}"
+    ends = dict.fromkeys(_number(method, pick(values)) for pick in (min, max))
+    return " to ".join(ends)

@@ -31,6 +31,7 @@ RATES: dict[str, list[tuple[float, float]]] = {
     "SGD": [(a, b) for a in (0.3, 1.0, 3.0) for b in (3e-4, 1e-3, 3e-3, 1e-2)],
     "AdaGrad": [(a, 0.0) for a in (0.03, 0.06, 0.1, 0.2, 0.3, 0.6)],
     "SNGD": [(a, a / c) for a in (3e-4, 1e-3, 3e-3, 1e-2) for c in (1.0, 1.5, 3.0)],
+    "DSNGD": [(a, a / c) for a in (3e-3, 1e-2, 3e-2) for c in (1.0, 1.5, 3.0)],
 }
 
 
@@ -86,34 +87,21 @@ def compared(settings: Settings, case: Case, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {"case": case_name(case), "seed": seed, "samples": samples}
     found |= {"dimension": made.model.dimension, "floor": made.floor(settings.num_samples)}
     found["methods"] = {
-        name: one_method(settings, made, name, samples, RATES.get(name)) for name in METHODS
+        name: one_method(made, name, samples, settings.batch_size) for name in METHODS
     }
     found["methods"][LIKELIHOOD] = likeliest(made, samples)
     return found
 
 
-def one_method(
-    settings: Settings,
-    made: Problem,
-    name: str,
-    samples: Sequence[int],
-    rates: list[tuple[float, float]] | None,
-) -> dict[str, Any]:
-    """A method's pass at each rate; what is kept is that of the least held-out loss.
+def one_method(made: Problem, name: str, samples: Sequence[int], batch_size: int) -> dict[str, Any]:
+    """A method's pass at each of its `RATES`; what is kept is that of the least held-out loss.
 
     The true KL has no say in it. Process seconds are of all rates together.
     """
-    tried = rates or [(settings.lr, settings.decay)]
+    tried = RATES[name]
     since = time.process_time()
-    tables = run(
-        made.model,
-        METHODS[name](made.model),
-        made.cells,
-        made.labels,
-        tried,
-        settings.batch_size,
-        samples[:-1],
-    )
+    how = (made.cells, made.labels, tried, batch_size, samples[:-1])
+    tables = run(made.model, METHODS[name](made.model), *how)
     spent = time.process_time() - since
     with np.errstate(invalid="ignore", over="ignore"):
         heldout = cross_entropy(made.model, made.heldout, tables[-1])
@@ -122,7 +110,6 @@ def one_method(
     kl = [float(conditional_kl(made.model, made.truth, table[:, best])) for table in tables]
     return {
         "rate": list(tried[best]),
-        "chosen": rates is not None,
         "tried": len(tried),
         "diverged": int((~ended).sum()),
         "ratio": [value / made.floor(count) for value, count in zip(kl, samples, strict=True)],
@@ -133,20 +120,22 @@ def one_method(
 def likeliest(made: Problem, samples: Sequence[int]) -> dict[str, Any]:
     """Maximum likelihood of the first N samples, for each N of `samples`.
 
-    Where a value was not seen yet there is none, and the ratio is None.
+    Where a value was not seen yet there is none: the ratio is None, and `reasons` says why.
     """
     ratios: list[float | None] = []
+    reasons: dict[str, str] = {}
     since = time.process_time()
     for count in samples:
         weights = shares(made.model, made.cells[:count], made.labels[:count])
         try:
             table = maximum_likelihood(made.model, weights)
-        except (ValueError, ArithmeticError):
+        except (ValueError, ArithmeticError) as error:
             ratios.append(None)
+            reasons[str(count)] = str(error)
             continue
         kl = float(conditional_kl(made.model, made.truth, table))
         ratios.append(kl / made.floor(count))
-    return {"ratio": ratios, "process_s": time.process_time() - since}
+    return {"ratio": ratios, "reasons": reasons, "process_s": time.process_time() - since}
 
 
 def batch_sizes(settings: Settings) -> dict[str, Any]:

@@ -27,14 +27,12 @@ class Batch(NamedTuple):
         labels: Their labels.
         residual: Q at the present θ.
         moments: TᵀQ, the sum of the samples' gradients.
-        seen: Samples before it.
     """
 
     design: Float[np.ndarray, "batch rows"]
     labels: Int[np.ndarray, " batch"]
     residual: Float[np.ndarray, "batch runs classes"]
     moments: Table
-    seen: int
 
 
 Direction = Callable[[Table, Batch], Table]  # (θ, batch) → the sum of the samples' d
@@ -150,7 +148,7 @@ def run(
         for start, stop in batches(len(cells), most):
             at, own = model.design[cells[start:stop]], labels[start:stop]
             found = residual(_logits(at, table), own)
-            batch = Batch(at, own, found, _moments(at, found), start)
+            batch = Batch(at, own, found, _moments(at, found))
             gamma = scale / (1 + decay * (start + stop - 1) / 2)
             table -= gamma * direction(table, batch)
             while due and stop >= due[0]:

@@ -38,14 +38,19 @@ class Settings(Section):
         50_000,
         ge=100,
         le=10_000_000,
-        description="Held-out samples, on which the rates of SGD, AdaGrad and SNGD are chosen.",
+        description="Held-out samples, on which every method's rate is chosen.",
     )
     seeds: Annotated[list[Seed], EachOnce] = Field(
         [1, 2, 3], min_length=1, description="Seeds of true model and samples; medians are shown."
     )
     batch_size: int = Field(64, ge=1, le=10_000, description="Samples of a step, at most.")
-    lr: float = Field(0.02, gt=0, le=1, description="a of DSNGD's rate a/(1 + bt).")
-    decay: float = Field(0.0133, ge=0, le=1, description="b of DSNGD's rate a/(1 + bt).")
+    lr: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="a of DSNGD's rate a/(1 + bt) at the batch sizes that are compared.",
+    )
+    decay: float = Field(0.0133, ge=0, le=1, description="b of the same.")
     compared_batches: Annotated[list[Annotated[int, Field(ge=1, le=10_000)]], EachOnce] = Field(
         [1, 16, 64, 256],
         min_length=1,

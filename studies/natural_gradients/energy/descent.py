@@ -46,7 +46,8 @@ class NaturalStep(NamedTuple):
 class Curve(NamedTuple):
     """Relative L2 error and loss after each of `steps`, and the process seconds until then.
 
-    `cuts` are those of natural steps; time for measuring errors is not counted.
+    `cuts` are those of natural steps; time for measuring errors, and losses that no step needs, is
+    not counted.
     """
 
     steps: list[int]
@@ -175,14 +176,16 @@ def _first_order(problem: Problem, weights: Tensor, name: str, num_steps: int, l
     curve, spent, shown = Curve([], [], [], [], [], weights), 0.0, _shown(num_steps)
     for number in range(1, num_steps + 1):
         since = time.process_time()
-        loss, leaf.grad = loss_and_gradient(problem, leaf)
+        _, leaf.grad = loss_and_gradient(problem, leaf)
         optimizer.step()
         schedule.step()
         spent += time.process_time() - since
-        if not math.isfinite(loss):
-            break
         if number in shown:
-            curve = _noted(curve, problem, leaf.detach().clone(), loss, number, spent)
+            there = leaf.detach().clone()
+            left = residuals(problem, there)
+            if not math.isfinite(loss := float(left @ left)):
+                break
+            curve = _noted(curve, problem, there, loss, number, spent)
     return curve
 
 

@@ -36,8 +36,8 @@ CAPTIONS = {
     ),
     PROBLEMS_KEY: (
         "The same by process second on other equations, a colour each, natural steps solid, Adam"
-        " dashed, L-BFGS dotted. Residuals in five dimensions, in time and of a nonlinear equation"
-        " are those of the same network."
+        " dashed, L-BFGS dotted, BFGS dash-dotted. Residuals in five dimensions, in time and of a"
+        " nonlinear equation are those of the same network."
     ),
 }
 
@@ -107,10 +107,12 @@ def cuts_figure(part: Mapping) -> go.Figure:
 
 def problems_figure(part: Mapping) -> go.Figure:
     """Errors of the other problems by second."""
-    figure = empty_figure("Other equations", "natural solid, Adam dashed, L-BFGS dotted")
+    figure = empty_figure(
+        "Other equations", "natural solid, Adam dashed, L-BFGS dotted, BFGS dash-dotted"
+    )
     kinds = [kind for kind in PROBLEMS if kind != DEFAULT]
     for kind, colour in zip(kinds, PARAMETER_COLOURS, strict=False):
-        for method, dash in zip(("rule", "adam", "lbfgs"), DASHES, strict=False):
+        for method, dash in zip(("rule", "adam", "lbfgs", "bfgs"), DASHES, strict=False):
             runs = [of for of in part.values() if (of["problem"], of["method"]) == (kind, method)]
             for of in runs[:1]:
                 name = f"{PROBLEMS[kind]}, {METHODS[method][0]}"

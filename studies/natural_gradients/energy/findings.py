@@ -1,6 +1,6 @@
 """What do natural steps on differential equations say?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def card(part: Mapping) -> Card:
     said = [text for text in (rule_text(part), cut_text(part)) if text]
     return Card(
         TITLE,
-        " ".join(said) or "The default problem has not been measured yet.",
+        " ".join(said) or "Natural steps on the default problem have not been measured yet.",
         tiles=tiles(part),
         drawing=CUTS_KEY,
         text=[CLAIM, measured_text(part)],
@@ -88,12 +88,14 @@ def measured_text(part: Mapping) -> str:
         if runs := of_default(part, method):
             errors, seconds = last_errors(runs), [s for of in runs for s in of["seconds"][-1:]]
             spent = f" in {np.median(seconds):.1f} s" if seconds else ""
-            said.append(f"{name} {np.median(errors):.2g}{spent}")
+            count = count_of(len(runs), "start")
+            said.append(f"{name} {np.median(errors):.2g}{spent} ({count})")
     if not said:
         return "Measured: the other problems only."
     return (
-        "Measured on Poisson's equation in two dimensions, median relative error over starts after"
-        f" the last step, process seconds of one thread: {', '.join(said)}."
+        "Measured on Poisson's equation in two dimensions, relative error after the last step and"
+        " process seconds of one thread, medians where there are several starts:"
+        f" {', '.join(said)}."
     )
 
 
@@ -103,8 +105,8 @@ def tiles(part: Mapping) -> list[Tile]:
     for method in ("rule", "bfgs", "adam"):
         if runs := of_default(part, method):
             name, colour = METHODS[method]
-            steps = runs[0]["steps"][-1:] or [0]
-            detail = f"after {count_of(steps[0], 'step')}"
+            steps = count_of(most_steps(runs), "step")
+            detail = f"after {steps}, {count_of(len(runs), 'start')}"
             found.append(Tile(name, f"{np.median(last_errors(runs)):.2g}", detail, colour))
     return found
 
@@ -119,8 +121,8 @@ def tables(part: Mapping) -> list[Table]:
         found.append(
             Table(
                 "Poisson 2D: relative error by cut-off and start",
-                "After the last step, or that no halving of the first one went downhill. The rule"
-                " takes fewer steps, each over several cut-offs.",
+                "After the last step, or that no halving of the first one went downhill."
+                + steps_text(part),
                 ["cut-off", *(f"start {seed}" for seed in seeds), "median"],
                 rows,
                 row_headers=True,
@@ -132,6 +134,23 @@ def tables(part: Mapping) -> list[Table]:
         note = "Each as far as its steps in the config bring it."
         found.append(Table("Every equation and method", note, heads, rows, row_headers=True))
     return found
+
+
+def most_steps(runs: Sequence[Mapping]) -> int:
+    """Steps of the longest of some runs."""
+    return max(of["steps"][-1] if of["steps"] else 0 for of in runs)
+
+
+def steps_text(part: Mapping) -> str:
+    """How many steps the rule and single cut-offs took, where both are there."""
+    singles = [of for name in cut_names(part) for of in of_default(part, name)]
+    rule = of_default(part, "rule")
+    if not (singles and rule):
+        return ""
+    return (
+        f" The rule took up to {count_of(most_steps(rule), 'step')}, each over several cut-offs, a"
+        f" single cut-off up to {most_steps(singles)}."
+    )
 
 
 def _seed_row(part: Mapping, method: str, seeds: list[int]) -> list[str]:

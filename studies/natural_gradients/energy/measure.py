@@ -16,7 +16,9 @@ from studies.natural_gradients.energy.problems import make_problem
 from studies.natural_gradients.energy.settings import Settings
 
 DEFAULT = "poisson-2d"
-BESIDE = ("adam", "lbfgs")  # on the problems other than the default one
+BESIDE = ("adam", "lbfgs", "bfgs")  # on the problems other than the default one
+BASELINE_STARTS = 2  # of the default problem by each baseline, at most
+BFGS_BESIDE = 300  # iterations of BFGS there, at most: its matrix grows with the dimension
 SHOWN = 150  # points of a curve that are kept, at most
 
 
@@ -45,11 +47,14 @@ def all_cases(settings: Settings) -> dict[str, Callable[[], dict]]:
         for seed in seeds:
             add(DEFAULT, f"cut {cut:g}", seed, settings.cut_steps, [cut])
     for name in BASELINES:
-        add(DEFAULT, name, settings.seed, baseline_steps(settings, name))
+        for seed in seeds[:BASELINE_STARTS]:
+            add(DEFAULT, name, seed, baseline_steps(settings, name))
     for kind in settings.problems:
         add(kind, "rule", settings.seed, settings.problem_steps, settings.corrected_cuts)
         for name in BESIDE:
-            add(kind, name, settings.seed, baseline_steps(settings, name))
+            steps = baseline_steps(settings, name)
+            steps = min(steps, BFGS_BESIDE) if name == "bfgs" else steps
+            add(kind, name, settings.seed, steps)
     return cases
 
 

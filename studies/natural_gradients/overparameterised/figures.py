@@ -20,7 +20,7 @@ CAPTIONS = {
         " ends where rounding is reached, or the error has overflowed."
     ),
     KFAC_KEY: (
-        "Left: distance of the worst ratio of squared errors from (1 − η)², by width, at η = ½;"
+        "Left: largest distance of a ratio of squared errors from (1 − η)², by width, at η = ½;"
         " the dashed line is 1/√m. Right: what one K-FAC step leaves beside (1 − ηh_i) r_i, of |r|;"
         " the dashed line is 8/√m. Points are networks."
     ),
@@ -104,7 +104,7 @@ def distance_figure(part: Mapping) -> go.Figure:
         figure.add_trace(_line(m, over, bound, SOFT, "dash"), row=1, col=column)
     figure.update_xaxes(title_text="hidden units m", type="log", dtick=1)
     figure.update_yaxes(type="log", tickformat=".0e")
-    figure.update_yaxes(title_text="|worst ratio − ¼|", col=1)
+    figure.update_yaxes(title_text="largest |ratio − ¼|", col=1)
     figure.update_yaxes(title_text="|r₁ − (1 − ηh)r₀| / |r₀|", col=2)
     return figure.update_layout(hovermode="closest")
 

@@ -1,12 +1,12 @@
 """What do wide networks' rates say?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from degeneracy.report.page import Card, Note, Tile
 from degeneracy.report.tables import Table
-from degeneracy.texts import listed
+from degeneracy.texts import count_of, listed
 from studies.natural_gradients.overparameterised.figures import (
     METHODS,
     RATES_KEY,
@@ -15,6 +15,7 @@ from studies.natural_gradients.overparameterised.figures import (
     pairs,
     widths,
 )
+from studies.natural_gradients.overparameterised.measure import farthest
 
 TITLE = "Overparameterised networks"
 CLAIM = (
@@ -31,14 +32,39 @@ def card(part: Mapping) -> Card:
         return Card(TITLE, "Nothing has been measured yet.", text=[CLAIM])
     headline = [text for text in (rates_text(part), pairs_text(part)) if text]
     refused = [of["refused"] for of in part.values() if "refused" in of]
+    if not headline and pairs(part):
+        headline = ["Random inputs alone were measured; nothing is said of widths or small angles."]
     return Card(
         TITLE,
         " ".join(headline[:2]) or "Parallel inputs are refused; nothing else was measured.",
         tiles=tiles(part),
         drawing=RATES_KEY,
         text=[CLAIM, measured_text(part)],
-        notes=[Note("Parallel inputs are refused.", text) for text in refused],
+        notes=[
+            *singular_notes(part),
+            *(Note("Parallel inputs are refused.", text) for text in refused),
+        ],
     )
+
+
+def singular_notes(part: Mapping) -> list[Note]:
+    """Where the kernel was singular to rounding, its rank there, and the nearest inputs."""
+    found = [
+        (f"at width {of['width']:,} and η = {rate['lr']:g}", of, rate["rank"])
+        for of in widths(part)
+        for rate in of["rates"].values()
+    ]
+    found += [(f"with {angle_text(of['angle'])}", of, of["ngd"]["rank"]) for of in pairs(part)]
+    return [
+        Note(
+            f"The kernel was singular to rounding {where}: rank {rank} of {of['size']}.",
+            f"The nearest inputs, {of['pair'][0]} and {of['pair'][1]}, are at a sine of"
+            f" {of['sine']:.2g}. Natural steps are then the shortest of those that answer what is"
+            " left of the residuals, and what the kernel has lost stays.",
+        )
+        for where, of, rank in found
+        if rank < of["size"]
+    ]
 
 
 def rates_text(part: Mapping) -> str:
@@ -48,15 +74,19 @@ def rates_text(part: Mapping) -> str:
     widest = widths(part)[-1]
     m = widest["width"]
     below = [of for of in widest["rates"].values() if of["lr"] < 2]
-    off = [np.nanmax(np.abs(numbers(of["worst"]) - of["predicted"])) for of in below]
-    away = [f"{of['lr']:g}" for of, one in zip(below, off, strict=True) if not one <= m**-0.5]
+    off = [farthest(numbers(of["worst"]), of["predicted"]) - of["predicted"] for of in below]
+    away = [
+        f"{of['lr']:g} ({abs(one) * m**0.5:.2g}/√m, {'faster' if one < 0 else 'slower'})"
+        for of, one in zip(below, off, strict=True)
+        if not abs(one) <= m**-0.5
+    ]
     if not below:
         return f"At width {m:,} no learning rate below 2 was tried."
     if away:
-        return f"At width {m:,} the rate leaves (1 − η)² by more than 1/√m at η = {listed(away)}."
+        return f"At width {m:,} some step leaves (1 − η)² by more than 1/√m at η = {listed(away)}."
     return (
-        f"At width {m:,} the squared error contracts by (1 − η)² a step within {max(off):.2g} at"
-        " every η below 2."
+        f"At width {m:,} the squared error contracts by (1 − η)² a step within"
+        f" {max(map(abs, off)):.2g} at every η below 2."
     )
 
 
@@ -80,16 +110,41 @@ def measured_text(part: Mapping) -> str:
     text = ["Measured:"]
     if found := widths(part):
         gaps = [f"{np.nanmean(numbers(of['kfac_gaps'])):.2g}" for of in found]
+        scaled = [
+            f"{np.nanmean(numbers(of['kfac_gaps'])) * of['width'] ** 0.5:.2g}" for of in found
+        ]
         shown = [f"{of['width']:,}" for of in found]
         count = len(found[0]["kfac_gaps"])
         text.append(
-            f"{count} networks at each of the widths {listed(shown)}; K-FAC's first step misses its"
-            f" leverages' prediction by {listed(gaps)} of |r|, as 1/√m does."
+            f"{count_of(count, 'network')} at each of the widths {listed(shown)}; K-FAC's first"
+            f" step misses its leverages' prediction by {listed(gaps)} of |r|, which times √m is"
+            f" {listed(scaled)}."
         )
+        text.append(distance_text(found))
     for of in pairs(part):
         each = [f"{METHODS[m][0]} {_steps(of[m])}" for m in METHODS]
         text.append(f"To 10⁻⁶ of the squared error, {angle_text(of['angle'])}: {', '.join(each)}.")
-    return " ".join(text)
+    return " ".join(filter(None, text))
+
+
+def distance_text(found: Sequence[Mapping]) -> str:
+    """How far ratios are from the limit, times √m: as 1/√m where that is the same at all widths."""
+    said = []
+    for key, of in found[-1]["rates"].items():
+        there = [(one["width"], one["rates"][key]) for one in found if key in one["rates"]]
+        if of["lr"] < 2:
+            gaps = [
+                abs(farthest(numbers(rate["worst"]), rate["predicted"]) - rate["predicted"])
+                * m**0.5
+                for m, rate in there
+            ]
+            said.append(f"{listed([f'{gap:.2g}' for gap in gaps])} at η = {key}")
+    if not said:
+        return ""
+    return (
+        f"The ratio of squared errors that is farthest from (1 − η)², by width: {'; '.join(said)},"
+        " in 1/√m."
+    )
 
 
 def tiles(part: Mapping) -> list[Tile]:
@@ -124,9 +179,10 @@ def tables(part: Mapping) -> list[Table]:
     rows.append(["(1 − η)²", *(f"{predicted:.4g}" for predicted in lrs.values()), "0"])
     return [
         Table(
-            "Natural gradient's worst ratio of squared errors",
-            "The largest over steps and networks, down to rounding; above 1 a run diverges. Last"
-            " column: K-FAC's largest |r₁ − (1 − ηh)r₀| / |r₀|. Last row: the wide limit.",
+            "Natural gradient's ratio of squared errors",
+            "The one farthest from the wide limit over steps and networks, down to rounding. Last"
+            " column: K-FAC's largest |r₁ − (1 − ηh)r₀| / |r₀|. Last row: the wide limit; above 1"
+            " runs diverge.",
             ["width", *(f"η = {key}" for key in lrs), "K-FAC"],
             rows,
             row_headers=True,
@@ -135,7 +191,9 @@ def tables(part: Mapping) -> list[Table]:
 
 
 def _worst(of: Mapping | None) -> str:
-    return "–" if of is None else f"{np.nanmax(numbers(of['worst'])):.4g}"
+    if of is None:
+        return "–"
+    return f"{farthest(numbers(of['worst']), of['predicted']):.4g}"
 
 
 def _steps(of: Mapping) -> str:

@@ -1,6 +1,7 @@
 """How fast do wide networks fit, by width, learning rate and angle of a pair of inputs?"""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from studies.natural_gradients.overparameterised.network import (
     kernel,
     kfac_step,
     leverages,
+    nearest_pair,
     outputs,
     random_inputs,
     random_network,
@@ -44,19 +46,36 @@ def measure(work: Work) -> Measured:
 def at_width(settings: Settings, inputs: Tensor, labels: Tensor, width: int) -> dict:
     """Errors of natural steps by learning rate, and K-FAC's first step, over networks."""
     networks = _networks(settings, width)
-    found: dict[str, Any] = {"width": width, "rates": {}}
+    found: dict[str, Any] = {"width": width, "rates": {}} | pair_of(inputs)
     for lr in settings.lrs:
         runs = [descend(net, inputs, labels, "ngd", lr, settings.num_steps) for net in networks]
+        predicted = (1 - lr) ** 2
         each = [ratios(run.errors) for run in runs]
         found["rates"][f"{lr:g}"] = {
             "lr": lr,
             "errors": [run.errors for run in runs],
-            "worst": [max(one) for one in each],
+            "worst": [farthest(one, predicted) for one in each],
             "first": [one[0] for one in each],
-            "predicted": (1 - lr) ** 2,
+            "predicted": predicted,
+            "rank": min(run.rank for run in runs),
         }
     found["kfac_gaps"] = [leverage_gap(net, inputs, labels) for net in networks]
     return found
+
+
+def farthest(values: Sequence[float], predicted: float) -> float:
+    """The value farthest from what is predicted; one that is not finite is farther than any."""
+
+    def gap(value: float) -> float:
+        return abs(value - predicted) if math.isfinite(value) else math.inf
+
+    return max(values, key=gap)
+
+
+def pair_of(inputs: Tensor) -> dict[str, Any]:
+    """How many inputs there are, and which two are nearest to parallel."""
+    pair = nearest_pair(inputs)
+    return {"size": len(inputs), "pair": [pair.first, pair.second], "sine": pair.sine}
 
 
 def leverage_gap(network: Network, inputs: Tensor, labels: Tensor) -> float:
@@ -79,6 +98,7 @@ def at_angle(settings: Settings, inputs: Tensor, labels: Tensor, angle: float | 
     eigenvalues = torch.linalg.eigvalsh(kernel(network, given))
     largest, smallest = float(eigenvalues[-1]), float(eigenvalues[0])
     found: dict[str, Any] = {"angle": angle, "largest": largest, "smallest": smallest}
+    found |= pair_of(given)
     limits = {"ngd": min(settings.max_steps, NATURAL_STEPS), "gd": settings.max_steps}
     predicted = math.ceil(math.log(ARRIVED) / math.log((1 - NATURAL_RATE) ** 2))
     for method, lr in (("ngd", NATURAL_RATE), ("gd", 1 / largest)):
@@ -91,7 +111,7 @@ def at_angle(settings: Settings, inputs: Tensor, labels: Tensor, angle: float | 
             "every": every,
             "errors": run.errors[::every],
             "last": run.errors[-1],
-            "full_rank": run.full_rank,
+            "rank": run.rank,
             "predicted": predicted if method == "ngd" else None,
         }
     return found

@@ -7,6 +7,7 @@ W ← W − η J⁺(f − y) costs an n × n solve. In the wide limit J stands s
 (JᵀJ)⁺: there residual i contracts by 1 − ηh_i, with h_i the leverage of x_i among the inputs.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
@@ -55,14 +56,37 @@ def with_near_pair(inputs: Float[Tensor, "n d"], angle: float) -> Float[Tensor, 
     return torch.cat([inputs[:1], turned[None].to(inputs), inputs[2:]])
 
 
+class NearestPair(NamedTuple):
+    """Two inputs at the least angle of all pairs: their indices, its cosine and its sine."""
+
+    first: int
+    second: int
+    cosine: float
+    sine: float
+
+
+def nearest_pair(inputs: Float[Tensor, "n d"]) -> NearestPair:
+    """The pair that makes the kernel singular first; its sine is exact for small angles too.
+
+    Raises:
+        ValueError: Fewer than two inputs.
+    """
+    if (n := len(inputs)) < 2:
+        raise ValueError(f"{n} inputs given; allowed: at least two, which make a pair")
+    units = inputs / inputs.norm(dim=1, keepdim=True)
+    below = torch.ones(n, n, dtype=torch.bool).tril()
+    cosines = (units @ units.T).masked_fill(below, -math.inf)
+    i, j = divmod(int(cosines.argmax()), n)
+    across = units[j] - cosines[i, j] * units[i]
+    return NearestPair(i, j, float(cosines[i, j]), float(across.norm()))
+
+
 def parallel_pair(inputs: Float[Tensor, "n d"]) -> tuple[int, int] | None:
     """Indices of two inputs that are parallel to rounding, which makes the kernel singular."""
-    units = inputs / inputs.norm(dim=1, keepdim=True)
-    cosines = (units @ units.T).triu(1)
-    at = int(cosines.argmax())
-    i, j = divmod(at, len(inputs))
-    across = units[j] - cosines[i, j] * units[i]
-    return (i, j) if cosines[i, j] > 0 and across @ across < PARALLEL else None
+    if len(inputs) < 2:
+        return None
+    i, j, cosine, sine = nearest_pair(inputs)
+    return (i, j) if cosine > 0 and sine**2 < PARALLEL else None
 
 
 def check_inputs(inputs: Float[Tensor, "n d"]) -> None:
@@ -172,10 +196,13 @@ def check_overdetermined(inputs: Float[Tensor, "n d"]) -> None:
 
 
 class Descent(NamedTuple):
-    """|f − y|² over its start, after each step from 0 on; whether every kernel had full rank."""
+    """|f − y|² over its start, after each step from 0 on; the kernels' smallest rank to rounding.
+
+    The rank is that of natural steps, None of other methods.
+    """
 
     errors: list[float]
-    full_rank: bool
+    rank: int | None
 
 
 def descend(
@@ -196,18 +223,18 @@ def descend(
         raise ValueError(f"method {method!r} given; allowed: ngd, gd, kfac")
     check_inputs(inputs)
     start = float((outputs(network, inputs) - labels).square().sum())
-    errors, full = [1.0], True
+    errors, ranks = [1.0], []
     while len(errors) <= num_steps and until < errors[-1] < OVERFLOW:
         if method == "ngd":
-            with warnings.catch_warnings():  # `full_rank` says it
+            with warnings.catch_warnings():  # the rank says it
                 warnings.simplefilter("ignore", RankDeficiencyWarning)
                 network, solved = natural_step(network, inputs, labels, lr)
-            full &= solved.rank == len(inputs)
+            ranks.append(solved.rank)
         else:
             step = gradient_step if method == "gd" else kfac_step
             network = step(network, inputs, labels, lr)
         errors.append(float((outputs(network, inputs) - labels).square().sum()) / start)
-    return Descent(errors, full)
+    return Descent(errors, min(ranks, default=None))
 
 
 def ratios(errors: Sequence[float]) -> list[float]:

@@ -83,14 +83,16 @@ def kept(q: str | None, found: Mapping[str, float]) -> str:
 
 
 def root_text(part: Mapping) -> str:
-    """Whether the √|b| product is more than the gradient."""
+    """Whether the √|b| product is less than the gradient, about as much, or more."""
     root, gradient = mean_of(part, "root_without_sketch"), mean_of(part, "gradient")
     beside = mean_of(part, "root_beside_gradient")
     if root is None or gradient is None or beside is None:
         return "The √|b| product was not measured."
-    said = "little more than" if root - gradient < ALIKE else "more than"
+    said = "about as much as"
+    if abs(root - gradient) >= ALIKE:
+        said = "more than" if root > gradient else "less than"
     return (
-        f"The √|b| product gives {root:.2f} even without a sketch, {said} the plain gradient"
+        f"The √|b| product gives {root:.2f} without a sketch, {said} the plain gradient"
         f" ({gradient:.2f}), with which its cosine is {beside:.2f}."
     )
 

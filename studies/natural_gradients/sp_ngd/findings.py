@@ -6,7 +6,7 @@ import numpy as np
 
 from degeneracy.report.page import Card, Tile
 from degeneracy.report.tables import Table
-from degeneracy.texts import count_of, number
+from degeneracy.texts import count_of, listed, number
 from studies.natural_gradients.sp_ngd.figures import (
     COLOURS,
     LOSS,
@@ -29,7 +29,7 @@ ALIKE = 0.002  # of accuracy, which the paper's authors and we call the same
 def card(part: Mapping) -> Card:
     """Steps and time beside SGD, then what staleness saves and costs."""
     sentences = [s for s in (race_text(part), stale_text(part)) if s]
-    if not sentences and not part.get("balance"):
+    if not part:
         return Card(TITLE, "Nothing has been measured yet.", text=[CLAIM])
     tiles = [
         Tile(NAMES[name], f"{steps:.0f} steps", f"{seconds:.1f} s", COLOURS[name])
@@ -40,7 +40,7 @@ def card(part: Mapping) -> Card:
     measured = [s for s in (cost_text(part), sent_text(part), balance_text(part)) if s]
     return Card(
         TITLE,
-        " ".join(sentences) or "Only the owners of layers were counted.",
+        " ".join(sentences) or others_text(part),
         tiles=tiles,
         drawing=LOSS,
         text=[CLAIM, *measured],
@@ -59,18 +59,22 @@ def race_text(part: Mapping) -> str:
     runs = of_kind(part, "to loss")
     if not runs:
         return ""
+    target = runs[0]["target"]
+    absent = [NAMES[n] for n in NAMES if not any(run["optimizer"] == n for run in runs)]
+    if absent:
+        return f"To a loss of {target:g} {listed(absent)} has not been run yet."
     values = {
         (name, key): middle(part, name, key) for name in NAMES for key in ("steps", "seconds")
     }
     missed = [run for run in runs if not run["reached"]]
     failed = f" ({count_of(len(missed), 'run')} did not arrive)" if missed else ""
-    if None in values.values():
-        return f"Not every optimizer reached the loss of {runs[0]['target']:g}{failed}."
+    if lost := [NAMES[name] for name in NAMES if values[name, "steps"] is None]:
+        return f"A loss of {target:g} was not reached by {listed(lost)}{failed}."
     steps = values["spngd", "steps"] / values["sgd", "steps"]
     time = values["spngd", "seconds"] / values["sgd", "seconds"]
     said = "fewer steps" if steps < 1 else "no fewer steps"
     return (
-        f"SP-NGD reaches a loss of {runs[0]['target']:g} in {said} than SGD, {steps:.2f} times as"
+        f"SP-NGD reaches a loss of {target:g} in {said} than SGD, {steps:.2f} times as"
         f" many, and in {time:.2g} times its processor time{failed}."
     )
 
@@ -85,6 +89,13 @@ def stale_text(part: Mapping) -> str:
         f"At the least {_percent(least['share'])} of the statistics were refreshed, at batch"
         f" {least['batch_size']:,} with α = {least['alpha']:g}."
     )
+
+
+def others_text(part: Mapping) -> str:
+    """What there is before the first race and the first stale run."""
+    if by_alpha(part):
+        return "Fresh statistics alone were measured; nothing is said of stale ones yet."
+    return "Only the owners of layers were counted."
 
 
 def cost_text(part: Mapping) -> str:

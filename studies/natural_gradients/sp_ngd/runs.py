@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from degeneracy.data.images import TensorData
 from degeneracy.optimizers.distributed import numbers_sent
@@ -32,7 +31,7 @@ def network(num_inputs: int, width: int, depth: int, seed: int) -> nn.Sequential
 
 def flat_images(data: TensorData, pool: int = 1) -> TensorData:
     """As vectors, `pool` × `pool` pixels averaged to one."""
-    return TensorData(avg_pool2d(data.inputs, pool).flatten(1), data.labels)
+    return TensorData(data.pooled(pool).inputs.flatten(1), data.labels)
 
 
 def batches(data: TensorData, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

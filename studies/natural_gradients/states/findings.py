@@ -23,6 +23,7 @@ CLAIM = (
     " QR or LSQR serves all metrics, and a state that an equation defines costs one factorisation a"
     " step (arXiv:2202.06236)."
 )
+ZERO = 1e-16  # a loss nearer to 0 than this is 0 to rounding
 ROUNDING = 1e-9  # an optimum nearer than this is reached
 
 
@@ -110,18 +111,26 @@ def mixture_text(part: Mapping) -> list[str]:
     texts = []
     for objective, of in found.items():
         ends = {name: float(median_losses(of, name)[-1]) for name in of["methods"]}
-        best = min(ends, key=ends.get)
+        best = least(ends)
         texts.append(
             f"Mixture, objective {objective}: after {of['steps']} steps the least median loss is"
-            f" {best}'s, {small(ends[best])}; the gradient's is {ends[GRADIENT]:.0e}."
+            f" that of {listed(best)}, {small(ends[best[0]])}; the gradient's is"
+            f" {small(ends[GRADIENT])}."
         )
     if len(found) > 1:
         texts.append(basin_text(found))
     return texts
 
 
+def least(ends: Mapping[str, float]) -> list[str]:
+    """Whose loss is least: one name, or all of those that are 0 to rounding."""
+    if zero := [name for name, value in ends.items() if abs(value) <= ZERO]:
+        return zero
+    return [min(ends, key=lambda name: np.nan_to_num(ends[name], nan=np.inf))]
+
+
 def basin_text(found: Mapping[str, Mapping]) -> str:
-    """Starts that reach the target: spread over metrics, and over objectives."""
+    """Starts that reach the target: spread over methods, and over objectives."""
     counts = {
         objective: {name: reached_by(of, name) for name in of["methods"]}
         for objective, of in found.items()
@@ -135,14 +144,14 @@ def basin_text(found: Mapping[str, Mapping]) -> str:
     )
     split = sum(len(parted(of)) for of in found.values())
     return (
-        f"Of {count_of(starts, 'start')} the target's basin is reached, by metric, in {said}. In"
-        f" {split} of {starts * len(found)} descents by all metrics from one start, one arrived"
-        " while another came to rest elsewhere."
+        f"Of {count_of(starts, 'start')} the target's basin is reached, by method (plain gradient"
+        f" descent is one), in {said}. In {split} of {starts * len(found)} cases of a start and an"
+        " objective one method arrived while another came to rest elsewhere."
     )
 
 
 def parted(found: Mapping) -> list[int]:
-    """Starts from which one metric reaches the target and another comes to rest elsewhere.
+    """Starts from which one method reaches the target and another comes to rest elsewhere.
 
     At rest: it ended before its steps did, as no step lowered the loss any more.
     """
@@ -160,7 +169,7 @@ def parted(found: Mapping) -> list[int]:
 
 def small(value: float) -> str:
     """A number that is 0 to rounding as that; a loss of rounding may be negative."""
-    return f"{abs(value):.1e}" if abs(value) > 1e-16 else "0 to rounding"
+    return f"{abs(value):.1e}" if abs(value) > ZERO else "0 to rounding"
 
 
 def transport_text(part: Mapping) -> list[str]:

@@ -1,5 +1,6 @@
 """Data sets arrive whole, checked and normalised; what goes wrong is said once, and plainly."""
 
+import doctest
 import gzip
 import hashlib
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from degeneracy.data import files
+from degeneracy.data import files, images
 from degeneracy.data.files import (
     CHECKSUMS,
     FOLDERS,
@@ -24,7 +25,7 @@ from degeneracy.data.files import (
     ensure_data_files,
     import_torchvision,
 )
-from degeneracy.data.images import NORMALISATION, load_data
+from degeneracy.data.images import NORMALISATION, TensorData, load_data
 from degeneracy.runs.rules import TRAIN_SIZES
 
 REPOSITORY = Path(files.__file__).resolve().parents[2]
@@ -398,3 +399,19 @@ def test_killed_download_leaves_nothing_half_and_two_at_once_are_fine(tmp_path):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     assert all(is_listed(tmp_path, file) for file in listed_sums() if file.startswith("MNIST"))
+
+
+def test_pooling_is_the_mean_of_squares_and_leaves_a_rest_out():
+    inputs = torch.randn(3, 2, 28, 30, generator=torch.Generator().manual_seed(0))
+    data = TensorData(inputs, torch.arange(3))
+    found = data.pooled(4)
+    assert found.inputs.shape == (3, 2, 7, 7)
+    squares = inputs[..., :28].view(3, 2, 7, 4, 7, 4).double().mean((3, 5))
+    torch.testing.assert_close(found.inputs.double(), squares, rtol=0, atol=1e-6)
+    assert torch.equal(found.labels, data.labels)
+
+
+def test_the_example_of_pooling_holds():
+    found = doctest.testmod(images)
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -20,6 +20,7 @@ from degeneracy.optimizers import exact_ngd
 from degeneracy.optimizers.exact_ngd import (
     MAX_WEIGHTS,
     ExactNGD,
+    ExactStepper,
     cosines,
     fisher_matrix,
     natural_gradient,
@@ -576,6 +577,142 @@ def test_learning_rate_schedulers_drive_it():
         path.append(flat_weights(model))
     lengths = [float((after - before).norm()) for before, after in pairwise(path)]
     assert [lengths[0] / length for length in lengths] == pytest.approx([1, 2, 4], rel=1e-9)
+
+
+# -------------------------------------------------------------------------------- what is left out
+
+
+def held(optimizer):
+    """A copy of all that a step may change, but the counter."""
+    state = copy.deepcopy(optimizer.state_dict()["state"])
+    tensors = {(i, key): value for i, one in state.items() for key, value in one.items()}
+    tensors.pop((0, "num_skipped"), None)
+    params = optimizer.param_groups[0]["params"]
+    return tensors | {("weight", i): param.detach().clone() for i, param in enumerate(params)}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+MOMENTUM = {"momentum": 0.9, "nesterov": True}
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("keep_norm", [False, True])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(steps, bad, keep_norm):
+    model, inputs, labels = mlp()
+    optimizer = ExactNGD(model, lr=0.1, alpha=0.1, keep_norm=keep_norm, **MOMENTUM)
+    train_steps(model, optimizer, inputs, labels, steps)
+    optimizer.observe(inputs)
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    model[2].bias.grad[1] = bad
+    before = held(optimizer)
+    optimizer.step()
+    assert same(held(optimizer), before)
+    assert optimizer.num_skipped_updates == 4  # tensors
+    resumed = ExactNGD(model, lr=0.1, **MOMENTUM)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert resumed.num_skipped_updates == 4
+    (path, *_) = train_steps(model, optimizer, inputs, labels, 1)
+    assert path.isfinite().all()
+
+
+def test_a_direction_that_is_not_finite_changes_nothing_and_is_counted():
+    """A gradient of 1e30 over κ of some 1e-12 is above float32's range."""
+    model, inputs, _ = mlp(torch.float32)
+    optimizer = ExactNGD(model, lr=0.1, alpha=0.1)
+    certain(model, 25.0)  # nearly
+    optimizer.observe(inputs)
+    assert 0 < smoothing(optimizer.fisher, 0.1) < 1e-9
+    for param in model.parameters():
+        param.grad = torch.full_like(param, 1e30)
+    before = held(optimizer)
+    optimizer.step()
+    assert same(held(optimizer), before)
+    assert optimizer.num_skipped_updates == 4
+
+
+def certain(model, size=1e6):
+    """Gives the model predictions that are certain: F = 0."""
+    with torch.no_grad():
+        model[2].weight.zero_()
+        model[2].bias.copy_(torch.tensor([size, 0.0, 0.0]))
+
+
+def test_where_all_predictions_are_certain_nothing_moves_and_it_is_counted():
+    model, inputs, labels = mlp()
+    optimizer = ExactNGD(model, lr=0.1, alpha=0.1, **MOMENTUM)
+    certain(model)
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.observe(inputs)
+    assert not optimizer.fisher.any()
+    before = held(optimizer)
+    optimizer.step()
+    assert same(held(optimizer), before)
+    assert optimizer.num_skipped_updates == 4
+
+
+def test_a_matrix_that_is_not_finite_is_not_taken():
+    model, inputs, _ = mlp(torch.float32)
+    optimizer = ExactNGD(model, lr=0.1, eta=0.5)
+    assert optimizer.observe(inputs)
+    before = optimizer.fisher.clone()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.zero_()
+        model[2].weight.fill_(1e25)  # scores of the first layer's, whose squares are above range
+        model[2].weight[0].neg_()
+    assert not optimizer.observe(inputs)
+    assert torch.equal(optimizer.fisher, before)
+    assert not ExactNGD(model, lr=0.1).observe(inputs)
+
+
+def spoiled(case, model, inputs):
+    """Inputs on which a step cannot be taken, for a model that is changed where that is needed."""
+    if case == "certain":
+        certain(model)
+    elif case == "loss":
+        inputs = inputs.clone()
+        inputs[7, 1] = math.nan
+    elif case == "logit":  # of −∞ for a class that no label has: the loss is finite
+        with torch.no_grad():
+            model[2].bias[2] = -math.inf
+    else:  # scores above float32's range, as above
+        with torch.no_grad():
+            model[2].weight.fill_(1e25)
+            model[2].weight[0].neg_()
+            model[0].weight.zero_()
+            model[0].bias.zero_()
+    return inputs
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("case", ["loss", "logit", "certain", "matrix"])
+def test_a_stepper_skips_and_counts_where_there_is_no_step(case, steps):
+    model, inputs, labels = mlp(torch.float32)
+    labels = labels % 2
+    optimizer = ExactNGD(model, lr=0.05, alpha=0.1, **MOMENTUM)
+    stepper = ExactStepper(model, F.cross_entropy, optimizer, 20)
+    for _ in range(steps):
+        stepper.step(inputs, labels)
+    assert stepper.counts() == {"num_skipped_updates": 0, "num_restarts": 0}
+    given = spoiled(case, model, inputs)
+    before = held(optimizer)
+    loss = stepper.step(given, labels)["loss"]
+    assert bool(loss.isfinite()) == (case != "loss")
+    after = held(optimizer)
+    if case == "certain":  # its matrix is zero, and was seen
+        before.pop((0, "fisher"), None)
+        assert not after.pop((0, "fisher")).any()
+    assert same(after, before)
+    assert stepper.counts() == {"num_skipped_updates": 4, "num_restarts": 0}
+    state = {name: tensor.clone() for name, tensor in stepper.state_dict().items()}
+    again = ExactStepper(model, F.cross_entropy, ExactNGD(model, lr=0.05), 20)
+    again.load_state_dict(state)
+    assert again.counts()["num_skipped_updates"] == 4
 
 
 # ----------------------------------------------------------------------------------------- refusals

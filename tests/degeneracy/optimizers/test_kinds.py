@@ -1,6 +1,7 @@
 """Kinds of optimizers: each is PyTorch's own, steps the model, and goes on from its state."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from degeneracy.models.networks import FFNN, LeNet5
 from degeneracy.optimizers.exact_ngd import ExactNGD
 from degeneracy.optimizers.kinds import KINDS
-from degeneracy.stepper import TorchStepper
+from degeneracy.stepper import TorchStepper, description
 
 
 def batches(count: int, seed: int = 0):
@@ -139,3 +140,21 @@ def test_the_exact_natural_gradient_is_of_a_batchs_first_samples():
 def test_the_exact_natural_gradient_takes_no_model_of_more_than_20_000_weights():
     with pytest.raises(ValueError, match="25,450 trainable weights, allowed: at most 20,000"):
         built("exact_ngd", FFNN(32, 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_description_has_every_number_that_a_kind_was_given(kind):
+    settings = KINDS[kind].settings(lr=0.0123)
+    shown = description(built(kind, fitting(kind), lr=0.0123))
+    given = settings.model_dump(exclude={"swap_lr"}, exclude_none=True)
+    for key, value in given.items():
+        assert re.search(rf"[=( ]{re.escape(str(value))}[,)]", shown), key
+
+
+def test_a_stepper_of_ones_own_is_described_by_what_it_offers():
+    class Own:
+        lr = 0.25
+
+    assert description(Own()) == "Own(lr=0.25)"
+    Own.hyper = {"lr": 0.25, "damping": 0.5, "fisher": "sampled", "interval": None}
+    assert description(Own()) == "Own(lr=0.25, damping=0.5, fisher=sampled)"

@@ -269,14 +269,39 @@ def test_what_cannot_be_is_said():
             seng_direction(gradient, terms, **given)
     with pytest.raises(ValueError, match="scaling = 'no'"):
         seng_direction(gradient, terms, 0.1, sketch=2, scaling="no")
-    twice = nn.Linear(3, 3)
-    with pytest.raises(ValueError, match="used twice in a forward pass"):
-        passed(SENG(nn.Sequential(twice, twice), lr=0.1), nn.Sequential(twice, twice), *_three())
-    twice.bias.requires_grad_(False)
+    twice = Twice()
+    with pytest.raises(ValueError, match="layer is used twice in a forward pass"):
+        passed(SENG(twice, lr=0.1), twice, *_three())
+    twice.layer.bias.requires_grad_(False)
     with pytest.raises(ValueError, match="trains weight alone"):
         SENG(twice, lr=0.1)
     with pytest.raises(ValueError, match="no second group"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+
+
+class Twice(nn.Module):
+    """One layer, called two times."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.layer(self.layer(x))
+
+
+@pytest.mark.parametrize("key", ["weight", "bias"])
+def test_weights_that_two_layers_share_are_refused_by_name(key):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    setattr(model[2], key, getattr(model[0], key))
+    with pytest.raises(ValueError, match=rf"0, Linear, has a {key} that is shared, 0.{key} and 2"):
+        SENG(model, lr=0.1)
+
+
+def test_a_layer_under_two_names_is_refused_with_both():
+    layer = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"shared, 0.weight and 1.weight; allowed: .* of its own"):
+        SENG(nn.Sequential(layer, layer), lr=0.1)
 
 
 def _three():

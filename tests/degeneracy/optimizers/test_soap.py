@@ -49,7 +49,7 @@ def test_its_state_is_tensors_that_name_every_axis(most):
     """An axis of 784 has no eigenvectors where at most 100 are allowed; a bias never has."""
     settings = soap.Settings(max_precondition_dim=most)
     stepper = soap.build(small(), cross_entropy, settings)
-    assert set(stepper.state_dict()) == {"step"}
+    assert set(stepper.state_dict()) == {"step", "num_skipped_updates"}
     for batch in batches(2):
         stepper.step(*batch)
     state = stepper.state_dict()
@@ -76,3 +76,53 @@ def test_a_convolutional_network_goes_on_from_its_state():
         stepper.step(*batch)
         resumed.step(*batch)
     assert all(map(torch.equal, network.parameters(), other.parameters()))
+
+
+class Normed(torch.nn.Module):
+    """With batch norm, and on demand a loss that is finite with a gradient that is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = torch.nn.Linear(5, 6), torch.nn.BatchNorm1d(6)
+        self.last, self.rooted = torch.nn.Linear(6, 3), False
+
+    def forward(self, inputs):
+        outputs = self.last(self.norm(self.first(inputs)))
+        return outputs + (0 * outputs).sqrt() if self.rooted else outputs
+
+
+def samples(count: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        yield torch.randn(8, 5, generator=generator), torch.arange(8) % 3
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+@pytest.mark.parametrize("before", [0, 1, 4])
+def test_a_batch_that_is_not_finite_is_left_out_and_counted(bad, before):
+    """With it, and a restart after it, training goes on along the path of one that never saw it."""
+    torch.manual_seed(0)
+    network, twin, settings = Normed(), Normed(), soap.Settings(precondition_frequency=2)
+    twin.load_state_dict(network.state_dict())
+    stepper, other = (soap.build(one, cross_entropy, settings) for one in (network, twin))
+    for batch in samples(before, seed=1):
+        stepper.step(*batch)
+        other.step(*batch)
+    (spoiled,) = samples(1, seed=2)
+    if bad == "loss":
+        spoiled[0][3, 2] = torch.nan
+    network.rooted = bad == "gradient"
+    loss = stepper.step(*spoiled)["loss"]
+    network.rooted = False
+    assert bool(loss.isfinite()) == (bad == "gradient")
+    assert stepper.counts() == {"num_skipped_updates": 6, "num_restarts": 0}
+    resumed = soap.build(network, cross_entropy, settings)
+    resumed.load_state_dict({k: v.clone() for k, v in stepper.state_dict().items()})
+    for batch in samples(4, seed=3):
+        resumed.step(*batch)
+        other.step(*batch)
+    assert resumed.counts()["num_skipped_updates"] == 6
+    assert other.counts()["num_skipped_updates"] == 0
+    states = network.state_dict(), twin.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert all(tensor.isfinite().all() for tensor in states[0].values())

@@ -1,5 +1,6 @@
 """Is SP-NGD's step K-FAC's, are its statistics refreshed when the rule says, what is refused?"""
 
+import doctest
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
+from degeneracy.optimizers import kfac
 from degeneracy.optimizers.kfac import blocks_of, pi_of
 from degeneracy.optimizers.settings import Kind
 from degeneracy.optimizers.spngd import (
@@ -20,6 +22,7 @@ from degeneracy.optimizers.spngd import (
     drawn_labels,
     next_interval,
 )
+from degeneracy.stepper import description
 from degeneracy.training import pack_state, train, unpack_state
 
 TOLERANCE = 1e-12  # relative, of float64: condition 1e3 times some rounding
@@ -306,6 +309,20 @@ def test_momentum_adds_the_step_before_scaled_as_the_rate_falls():
     assert_same(second, 0.4 * first - 0.05 * right)
 
 
+def test_a_restart_with_another_rate_scales_momentum_by_the_first():
+    model, again = linear_net(), linear_net()
+    first, second = batch(model), batch(model)
+    optimizer = SPNGD(model, 0.1, momentum=0.8, scale_momentum=True)
+    optimizer.step(*first)
+    again.load_state_dict(model.state_dict())
+    resumed = SPNGD(again, 0.05, momentum=0.8, scale_momentum=True)
+    resumed.load_state_dict({k: v.clone() for k, v in optimizer.state_dict().items()})
+    optimizer.lr = 0.05
+    optimizer.step(*second)
+    resumed.step(*second)
+    assert torch.equal(flat(again.parameters()), flat(model.parameters()))
+
+
 def test_weights_are_rescaled_and_batch_norm_hides_it():
     model = normed_net()
     optimizer = SPNGD(model, 1e-3, rescale_weights=True)
@@ -335,6 +352,24 @@ def test_a_gradient_that_is_not_finite_leaves_all_as_it_was():
     assert state.keys() == after.keys()
     assert all(torch.equal(state[key], after[key]) for key in state)
     assert change(model, optimizer, *batch(model)).isfinite().all()
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_step_that_is_left_out_leaves_batch_norms_moments(before):
+    model = normed_net()
+    optimizer = SPNGD(model, 0.01)
+    for _ in range(before):
+        optimizer.step(*batch(model))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert int(state["1.num_batches_tracked"]) == before
+    inputs, labels = batch(model)
+    inputs[3, 1, 2, 2] = math.nan
+    optimizer.step(inputs, labels)
+    assert optimizer.num_skipped_updates == sum(1 for _ in model.parameters())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert change(model, optimizer, *batch(model)).isfinite().all()
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
 
 
 @pytest.mark.parametrize("fisher", ["empirical", "sampled"])
@@ -379,6 +414,12 @@ def test_the_kind_builds_it_with_its_settings():
     optimizer = KIND.build(linear_net(), cross_entropy, settings)
     assert (optimizer.lr, optimizer.damping, optimizer.interval) == (0.3, 0.5, 3)
     assert (optimizer.fisher, optimizer.alpha) == ("sampled", 0.0)
+    assert not optimizer.scale_momentum  # of a schedule of rates, which a config has not
+    assert "scale_momentum" not in Settings.model_fields
+    assert description(optimizer) == (
+        "SPNGD(lr=0.3, momentum=0.9, damping=0.5, fisher=sampled, alpha=0.0, interval=3,"
+        " scale_momentum=False, rescale_weights=False, seed=0)"
+    )
 
 
 def test_a_factor_that_float32_cannot_invert_is_inverted_in_float64():
@@ -450,6 +491,10 @@ def weight_normed():
         (lambda: nn.Sequential(nn.Conv2d(4, 4, 1, groups=2)), "groups = 2"),
         (weight_normed, r"0 \(ParametrizedLinear\)"),
         (Tied, "shared: one.weight and other.weight"),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, bias=False)),
+            r"1 \(BatchNorm1d\) given, but it has no bias, and its block is of both",
+        ),
         (partly_frozen, "bias is frozen"),
         (lambda: linear_net().requires_grad_(False), "no trained weights"),
     ],
@@ -478,3 +523,9 @@ class Twice(nn.Module):
 def test_a_layer_that_is_called_twice_is_refused():
     with pytest.raises(ValueError, match="layer was called 2 times"):
         SPNGD(Twice(), 0.1).step(torch.randn(5, 4), torch.randint(4, (5,)))
+
+
+def test_the_example_of_shared_names_holds():
+    found = doctest.testmod(kfac)
+    assert found.attempted > 0
+    assert found.failed == 0

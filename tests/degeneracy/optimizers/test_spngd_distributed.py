@@ -75,7 +75,7 @@ def test_what_is_sent_is_what_is_said(ranks, case):
             zip(found["refreshed"], found["sent"], strict=True)
         ):
             if step != 5:  # which was left out
-                assert sent == numbers_sent(blocks, refreshed, 2)
+                assert sent == numbers_sent(blocks, refreshed, 2, sampled=case == "sampled")
 
 
 def test_both_ranks_own_layers(ranks):
@@ -102,6 +102,39 @@ def test_a_process_that_torchrun_did_not_start_is_refused(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    ("environment", "num_gpus", "place"),
+    [
+        ({"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 0, "cpu"),
+        ({"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 1, "cpu"),
+        ({"LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 2, "cuda:1"),
+        ({}, 3, "cpu"),  # all four ranks are taken to be on this machine
+        ({}, 4, "cuda:3"),
+    ],
+)
+def test_ranks_are_on_gpus_where_each_has_its_own(monkeypatch, environment, num_gpus, place):
+    """Of four ranks this is the last; what would start the group and take the GPU is noted."""
+    for key in ("LOCAL_WORLD_SIZE", "LOCAL_RANK", "TORCH_NCCL_BLOCKING_WAIT"):
+        monkeypatch.setenv(key, "")  # so that the variable is put back afterwards
+        monkeypatch.delenv(key)
+    shared = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}
+    for key, value in (shared | environment).items():
+        monkeypatch.setenv(key, value)
+    backends, taken = [], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: taken.append(str(device)))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, timeout: backends.append(backend)
+    )
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with process_group() as device:
+        assert str(device) == place
+    on_gpu = place != "cpu"
+    assert backends == (["nccl"] if on_gpu else ["gloo"])
+    assert taken == ([place] if on_gpu else [])
+
+
 # ---- triangles, and owners -----------------------------------------------------------------------
 
 
@@ -124,6 +157,9 @@ def test_what_a_step_sends_packed_whole_and_stale():
     assert numbers_sent(blocks, everything, 3, triangles=False).statistics == 2 * (16 + 4 + 8)
     assert numbers_sent(blocks, [("0", "G")], 3).statistics == 2 * 3
     assert numbers_sent(blocks, everything, 1).total == 0
+    for due, more in ((everything, 2 * 3), ([("0", "G")], 2 * 3), ([("0", "A")], 0), ([], 0)):
+        given, drawn = (numbers_sent(blocks, due, 3, sampled=sampled) for sampled in (False, True))
+        assert drawn.others - given.others == more
 
 
 def best_load(costs, num_ranks):

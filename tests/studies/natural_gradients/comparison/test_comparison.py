@@ -18,9 +18,10 @@ from degeneracy.sweeps.sweep import sweep_of
 from studies import find
 from studies.natural_gradients.comparison import SECTION, variance
 from studies.natural_gradients.comparison.figures import DEGENERACY, DESCENT, fastest
-from studies.natural_gradients.comparison.findings import counted
+from studies.natural_gradients.comparison.findings import counted, speed_text
 from studies.natural_gradients.comparison.measure import MOST_LOOKS, found, thinned
 from studies.natural_gradients.comparison.plan import axis_of, cells, content_of
+from studies.natural_gradients.comparison.rows import steps_of
 from studies.natural_gradients.comparison.settings import Settings
 from studies.natural_gradients.comparison.variance import along_rates, at_matched_speed
 
@@ -28,12 +29,12 @@ NAMES = ("sgd", "ngd", "seng")
 
 
 def synthetic(gap: float, slope: float, seed: int = 0, noise: float = 0.05):
-    """Runs of three optimizers at three rates: values, names, rates, steps."""
+    """Runs of three optimizers at three rates and seeds: values, names, rates, steps, seeds."""
     generator = np.random.default_rng(seed)
-    values, names, lrs, steps = [], [], [], []
+    values, names, lrs, steps, seeds = [], [], [], [], []
     for place, name in enumerate(NAMES):
         for lr in (0.01, 0.03, 0.1):
-            for _ in range(3):
+            for run in (1, 2, 3):
                 count = 20 / lr * math.exp(0.1 * generator.normal())
                 steps.append(count)
                 values.append(
@@ -41,7 +42,8 @@ def synthetic(gap: float, slope: float, seed: int = 0, noise: float = 0.05):
                 )
                 names.append(name)
                 lrs.append(lr)
-    return values, names, lrs, steps
+                seeds.append(run)
+    return values, names, lrs, steps, seeds
 
 
 def row(optimizer="sgd", lr=0.1, seed=1, llc=10.0, step=100, **other):
@@ -55,8 +57,8 @@ def row(optimizer="sgd", lr=0.1, seed=1, llc=10.0, step=100, **other):
 
 def part_of(gap: float, slope: float):
     rows = [
-        row(name, lr, 1, value, round(steps))
-        for value, name, lr, steps in zip(*synthetic(gap, slope), strict=True)
+        row(name, lr, run, value, round(steps))
+        for value, name, lr, steps, run in zip(*synthetic(gap, slope), strict=True)
     ]
     return {"seed 1": {"rows": rows}}
 
@@ -65,14 +67,16 @@ def part_of(gap: float, slope: float):
 
 
 def test_the_f_test_and_the_offsets_are_those_of_statsmodels():
-    values, names, _, steps = synthetic(0.1, 0.5, noise=0.3)
-    table = pd.DataFrame({"y": values, "o": names, "x": np.log(steps)})
-    whole, common = ols("y ~ C(o) + x", table).fit(), ols("y ~ x", table).fit()
-    found = at_matched_speed(values, names, steps)
+    """Each seed has a height of its own, here one of ± 2, in the whole model and in the common."""
+    values, names, _, steps, seeds = synthetic(0.1, 0.5, noise=0.3)
+    values = [value + 2.0 * (run - 2) for value, run in zip(values, seeds, strict=True)]
+    table = pd.DataFrame({"y": values, "o": names, "x": np.log(steps), "s": seeds})
+    whole, common = ols("y ~ C(o) + C(s) + x", table).fit(), ols("y ~ C(s) + x", table).fit()
+    found = at_matched_speed(values, names, steps, seeds)
     compared = anova_lm(common, whole)
     assert found.f == pytest.approx(compared["F"].iloc[1], rel=1e-9)
     assert found.p == pytest.approx(compared["Pr(>F)"].iloc[1], rel=1e-9)
-    assert found.degrees == (2, 23)
+    assert found.degrees == (2, 21)
     assert found.slope == pytest.approx(whole.params["x"], rel=1e-9)
     difference = found.offsets["seng"] - found.offsets["ngd"]
     assert difference == pytest.approx(whole.params["C(o)[T.seng]"], rel=1e-9)
@@ -80,15 +84,15 @@ def test_the_f_test_and_the_offsets_are_those_of_statsmodels():
 
 
 def test_the_share_along_rates_is_one_minus_the_ratio_of_residuals():
-    values, names, lrs, _ = synthetic(1.0, 0.3, noise=0.5)
+    values, names, lrs, _, _ = synthetic(1.0, 0.3, noise=0.5)
     table = pd.DataFrame({"y": values, "o": names, "x": np.log(lrs)})
     lines, means = ols("y ~ C(o) * x", table).fit(), ols("y ~ C(o)", table).fit()
     assert along_rates(values, names, lrs).share == pytest.approx(1 - lines.ssr / means.ssr)
 
 
 def test_what_was_put_in_comes_out():
-    values, names, lrs, steps = synthetic(2.0, 0.5)
-    found = at_matched_speed(values, names, steps)
+    values, names, lrs, steps, seeds = synthetic(2.0, 0.5)
+    found = at_matched_speed(values, names, steps, seeds)
     offsets = [found.offsets[name] for name in NAMES]
     assert np.diff(offsets) == pytest.approx([2, 2], abs=4 * 0.05)
     assert found.slope == pytest.approx(0.5, abs=0.1)
@@ -99,11 +103,21 @@ def test_what_was_put_in_comes_out():
 
 
 def test_where_there_is_nothing_to_test_there_is_no_p():
-    assert math.isnan(at_matched_speed([1.0, 2.0], ["a", "b"], [10, 20]).p)
+    assert math.isnan(at_matched_speed([1.0, 2.0], ["a", "b"], [10, 20], [1, 1]).p)
     assert math.isnan(along_rates([1.0, 2.0], ["a", "b"], [0.1, 0.1]).share)
     assert along_rates([1.0, 2.0], ["a", "b"], [0.1, 0.1]).ranges == {}
     with pytest.raises(ValueError, match="runs of 1 optimizers given"):
-        at_matched_speed([1.0, 2.0], ["a", "a"], [10, 20])
+        at_matched_speed([1.0, 2.0], ["a", "a"], [10, 20], [1, 1])
+
+
+def test_optimizers_of_different_seeds_are_not_told_apart():
+    """What the optimizer does and what the seed does are one and the same column."""
+    names, steps = ["a"] * 4 + ["b"] * 4, [10, 20, 40, 80] * 2
+    values = [1.0, 2.1, 2.9, 4.0, 5.0, 6.1, 7.2, 8.0]
+    found = at_matched_speed(values, names, steps, [1] * 4 + [2] * 4)
+    assert math.isnan(found.p)
+    assert all(math.isnan(offset) for offset in found.offsets.values())
+    assert at_matched_speed(values, names, steps, [1, 1, 2, 2] * 2).p < 1e-4
 
 
 # ---- the plan ------------------------------------------------------------------------------------
@@ -153,13 +167,55 @@ def test_of_many_looks_some_are_kept_and_the_last():
 
 def test_a_difference_beside_the_rate_is_told_and_none_is_told_where_there_is_none():
     card = SECTION.card(part_of(3.0, 0.2))
-    assert "Optimizers differ in λ̂ at the same loss and speed" in card.headline
-    assert "more than the learning rate" in card.headline
+    assert "At matched steps to the loss optimizers differ in λ̂ (p = " in card.headline
+    assert "more than what the mean λ̂ of one of them spans over its rates" in card.headline
     assert "λ̂ of seng is highest (+3.0" in card.text[1]
     assert "of SGD lowest (-3.0" in card.text[1]
     none = SECTION.card(part_of(0.0, 0.8))
-    assert "no difference of λ̂ between optimizers is seen" in none.headline
+    assert "to the loss no difference of λ̂ between optimizers is seen (p = " in none.headline
+    assert "along an optimizer's rates its mean λ̂ spans up to" in none.headline
+    assert "over its rates the mean λ̂ spans" in none.text[1]
     assert "λ̂ rises by 0.6 where a run takes twice as many steps" in none.text[1]
+
+
+def at_one_rate(gap: float) -> dict:
+    """Two optimizers at one rate each, four seeds, steps that vary."""
+    generator = np.random.default_rng(1)
+    rows = [
+        row(
+            name,
+            0.1,
+            seed,
+            10 + gap * place + 0.1 * generator.normal(),
+            generator.integers(80, 120),
+        )
+        for place, name in enumerate(("sgd", "ngd"))
+        for seed in (1, 2, 3, 4)
+    ]
+    return {"seed 1": {"rows": rows}}
+
+
+def test_without_several_rates_p_decides_too():
+    none, some = SECTION.card(at_one_rate(0.0)).headline, SECTION.card(at_one_rate(3.0)).headline
+    assert "no difference of λ̂ between optimizers is seen" in none
+    assert "optimizers differ in λ̂ (p = " in some
+    assert "spans" not in none + some
+
+
+def test_where_no_test_is_possible_no_difference_is_claimed():
+    """Four runs: two optimizers, two seeds and a slope leave no degree of freedom."""
+    rows = [row("sgd", seed=1, llc=9.0, step=90), row("sgd", seed=2, llc=9.5, step=100)]
+    rows += [row("ngd", seed=1, llc=5.0, step=95), row("ngd", seed=2, llc=5.0, step=80)]
+    card = SECTION.card({"seed 1": {"rows": rows}})
+    assert "no test is possible" in card.headline
+    assert "too few runs count" in card.headline
+    assert "differ in λ̂ (p" not in card.headline
+    for one in rows:
+        one["seed"] = 1 + (one["optimizer"] == "ngd")
+    card = SECTION.card({"seed 1": {"rows": rows}})
+    assert "no test is possible" in card.headline
+    assert "do not tell them apart" in card.headline
+    assert "nan" not in " ".join([card.headline, *card.text, *(tile.value for tile in card.tiles)])
 
 
 def test_only_certified_runs_that_arrived_count():
@@ -174,6 +230,7 @@ def test_only_certified_runs_that_arrived_count():
     assert len(counted(part)) == count - 3
     card = SECTION.card(part)
     assert "1 diverged, 1 failed" in card.text[-1]
+    assert "Left out, with fewer than 2 certified runs: muon (1)." in card.text[-1]
     assert [note.detail for note in card.notes] == ["no memory"]
     (table,) = SECTION.tables(part)
     assert table.rows[2][6] == ("0 of 3", "")
@@ -186,14 +243,26 @@ def test_what_is_not_there_yet_is_said():
     assert SECTION.tables({}) == []
     lost = {"seed 1": {"rows": [row(point=None, passage=None, outcome="diverged", looks=[])]}}
     assert "nothing can be compared" in SECTION.card(lost).headline
+    assert "fewer than 2 certified runs: SGD (0)." in SECTION.card(lost).text[-1]
     assert SECTION.tables(lost)
     assert SECTION.figures(lost) == []
 
 
 def test_the_fastest_rate_is_that_of_the_fewest_steps():
     rows = [row(lr=0.1, step=300), row(lr=0.03, step=200), row(lr=0.01, step=900)]
-    assert fastest({"seed 1": {"rows": rows}}, "sgd")["lr"] == 0.03
-    assert fastest({"seed 1": {"rows": rows}}, "ngd") is None
+    assert [one["lr"] for one in fastest({"seed 1": {"rows": rows}}, "sgd")] == [0.03]
+    assert fastest({"seed 1": {"rows": rows}}, "ngd") == []
+
+
+def test_a_rate_at_which_more_seeds_arrive_goes_before_a_faster_one_and_medians_are_told():
+    rows = [row(lr=0.1, seed=1, step=50), row(lr=0.1, seed=2, passage=None, outcome="diverged")]
+    rows += [row(lr=0.03, seed=1, step=100), row(lr=0.03, seed=2, step=300)]
+    rows += [row("ngd", seed=1, step=80), row("ngd", seed=2, step=101)]
+    part = {"seed 1": {"rows": rows}}
+    assert [steps_of(one) for one in fastest(part, "sgd")] == [100, 300]
+    text = speed_text(part)
+    assert "NGD 90.5 (2 seeds) and SGD 200 (2 seeds)" in text
+    assert "Process seconds of the same runs: NGD 0.9 and SGD 2.0." in text
 
 
 def test_of_a_run_without_results_nothing_is_kept():

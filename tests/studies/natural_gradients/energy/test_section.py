@@ -1,6 +1,7 @@
 """Does the section keep what it finds, show all of it, and say what may be said?"""
 
 import json
+import re
 
 import pytest
 from markupsafe import escape
@@ -57,7 +58,7 @@ def test_every_run_is_there(part):
     methods = {(found["problem"], found["method"]) for found in part.values()}
     default = {"rule", "cut 0.001", "cut 1e-06", "adam", "gd", "lbfgs", "bfgs"}
     assert methods == {("poisson-2d", name) for name in default} | {
-        ("heat", name) for name in ("rule", "adam", "lbfgs")
+        ("heat", name) for name in ("rule", "adam", "lbfgs", "bfgs")
     }
     assert sum(found["method"] == "rule" for found in part.values()) == 3
     for found in part.values():
@@ -78,7 +79,12 @@ def test_what_is_there_of_an_unfinished_section_is_shown(part):
         some = {key: part[key]}
         SECTION.figures(some)
         SECTION.tables(some)
-        assert SECTION.card(some).headline
+        headline = SECTION.card(some).headline
+        is_default, method = key.startswith("poisson-2d"), some[key]["method"]
+        assert ("Corrected steps" in headline) == (is_default and method == "rule")
+        assert ("With one cut-off" in headline) == method.startswith("cut ")
+        natural = is_default and (method == "rule" or method.startswith("cut "))
+        assert ("on the default problem have not been measured" in headline) != natural
     assert (SECTION.figures({}), SECTION.tables({})) == ([], [])
     assert SECTION.card({}).headline == "Nothing has been measured yet."
 
@@ -90,6 +96,22 @@ def test_the_verdict_follows_the_numbers(part):
         if found["method"] == "rule":
             found["errors"][-1] = found["error"] = 1e-7
     assert "all 2 starts reach a relative error of 10⁻⁶ within 3" in SECTION.card(good).headline
+
+
+def test_steps_and_starts_are_told_as_they_were(part):
+    """Here the rule takes more steps than a single cut-off, and BFGS went from one start alone."""
+    longer = json.loads(json.dumps(part))
+    del longer["poisson-2d, bfgs, seed 1"]
+    for found in longer.values():
+        if (found["problem"], found["method"]) == ("poisson-2d", "rule"):
+            found["steps"][-1] = 75
+    (by_cut, _) = SECTION.tables(longer)
+    assert "The rule took up to 75 steps, each over several cut-offs, a single" in by_cut.note
+    assert "cut-off up to 3." in by_cut.note
+    told = SECTION.card(longer).text[-1]
+    assert re.search(r"natural, corrected cut-offs \S+ in \S+ s \(2 starts\)", told)
+    assert re.search(r"Adam \S+ in \S+ s \(2 starts\)", told)
+    assert re.search(r" BFGS \S+ in \S+ s \(1 start\)", told)
 
 
 def test_runs_without_a_finite_error_are_shown_as_such(part):

@@ -16,6 +16,7 @@ from studies.natural_gradients.overparameterised.network import (
     kfac_step,
     leverages,
     natural_step,
+    nearest_pair,
     outputs,
     parallel_pair,
     random_inputs,
@@ -80,7 +81,7 @@ def test_kfac_step_is_that_of_the_dense_factors(data):
 @pytest.mark.parametrize("width", [256, 4096, 16_384])
 def test_rate_at_half_is_a_quarter_within_one_over_root_width(data, width):
     run = descend(random_network(width, 16, 1), *data, "ngd", 0.5, 20)
-    assert run.full_rank
+    assert run.rank == 32
     assert np.abs(np.array(ratios(run.errors)) - 0.25).max() < width**-0.5
 
 
@@ -126,6 +127,30 @@ def test_parallel_inputs_are_named(data, factor):
         descend(random_network(64, 16, 1), inputs, labels, "ngd", 0.5, 5)
     with pytest.warns(RankDeficiencyWarning, match="rank 31 of 32"):
         natural_step(random_network(256, 16, 1), inputs, labels, 0.5)
+
+
+def test_a_pair_too_near_for_the_kernel_is_not_refused_but_its_rank_is_said(data):
+    """At 1e-8 the kernel's smallest eigenvalue is some 1e-17: what distinguishes the pair is lost.
+
+    sin² = 1e-16 is far above what is refused as parallel.
+    """
+    inputs, labels = data
+    near = with_near_pair(inputs, 1e-8)
+    first, second, _, sine = nearest_pair(near)
+    assert (first, second) == (0, 1)
+    assert sine == pytest.approx(1e-8, rel=1e-6)
+    run = descend(random_network(4096, 16, 1), near, labels, "ngd", 0.5, 3)
+    assert run.rank == 31
+    assert descend(random_network(64, 16, 1), inputs, labels, "gd", 0.1, 3).rank is None
+
+
+def test_the_nearest_pair_is_found_where_all_cosines_are_negative():
+    three = torch.tensor([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.6, -0.8]], dtype=torch.float64)
+    pair = nearest_pair(three)
+    assert (pair.first, pair.second) == (1, 2)
+    assert pair.cosine == pytest.approx(0.3 - 0.8 * 0.75**0.5)
+    with pytest.raises(ValueError, match="1 inputs given; allowed: at least two"):
+        nearest_pair(three[:1])
 
 
 def test_opposite_inputs_are_no_parallel_pair(data):

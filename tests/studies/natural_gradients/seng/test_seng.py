@@ -118,6 +118,22 @@ def test_what_is_only_partly_there_is_told_of(part):
 
 
 @pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        (0.2, "less than"),
+        (0.45, "about as much as"),
+        (0.55, "about as much as"),
+        (0.9, "more than"),
+    ],
+)
+def test_the_root_product_is_told_beside_the_gradient(part, root, said):
+    for seed in part.values():
+        seed |= {"gradient": 0.5, "root_without_sketch": root}
+    expected = f"gives {root:.2f} without a sketch, {said} the plain gradient (0.50)"
+    assert expected in card(part).headline
+
+
+@pytest.mark.parametrize(
     ("found", "first"),
     [
         ({"4": 0.95, "8": 0.5, "16": 0.91}, "16"),

@@ -2,12 +2,13 @@
 
 import copy
 
+import numpy as np
 import pytest
 from markupsafe import escape
 from pydantic import ValidationError
 
 from studies.natural_gradients.states.figures import figures, is_near
-from studies.natural_gradients.states.findings import card, parted, tables
+from studies.natural_gradients.states.findings import card, least, parted, tables
 from studies.natural_gradients.states.measure import GRADIENT
 from studies.natural_gradients.states.metrics import METRICS
 from studies.natural_gradients.states.settings import Settings
@@ -43,7 +44,12 @@ def test_what_is_there_of_an_unfinished_section_is_shown(part):
     for key in part:
         some = {key: part[key]}
         figures(some)
-        assert card(some).headline
+        headline = card(some).headline
+        assert ("QR's direction differs" in headline) == (key == "exactness")
+        assert ("bring the misfit to" in headline) == (key == "inverse")
+        assert headline.startswith("Mixture, objective ") == key.startswith("mixture")
+        assert headline.startswith("On 1,024 cells KL ends") == (key == "transport")
+        assert headline.startswith("The Gaussian process") == (key == "process")
     assert figures({}) == []
     assert tables({}) == []
     assert card({}).headline == "Nothing has been measured yet."
@@ -55,6 +61,24 @@ def test_losses_that_are_none_are_shown(part):
         of["losses"][0][-1] = None
     figures(broken)
     assert card(broken).text
+
+
+def test_all_that_are_least_to_rounding_are_named():
+    assert least({"L²": 3e-17, "W₂": -2e-18, "H¹": 1e-9}) == ["L²", "W₂"]
+    assert least({"L²": 3e-5, "W₂": 2e-5, "H¹": np.nan}) == ["W₂"]
+
+
+def test_plain_gradient_descent_is_no_metric(part):
+    """It alone reaches the basin: by method 0 to 1 starts do, and no metric does."""
+    alone = copy.deepcopy(part)
+    for key, found in alone.items():
+        if key.startswith("mixture"):
+            for name, of in found["methods"].items():
+                away = [99.0] * 3
+                of["ends"] = [found["target"] if name == GRADIENT else away, away]
+    (text,) = [text for text in card(alone).text if "basin" in text]
+    assert "by metric" not in text
+    assert "is reached, by method (plain gradient descent is one), in 0 to 1 with ½L²" in text
 
 
 def test_a_split_is_one_that_arrived_and_one_at_rest_elsewhere():
