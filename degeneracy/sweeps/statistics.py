@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 LEVEL = 0.95  # of intervals
@@ -118,11 +117,16 @@ def paired(differences: Sequence[float], margin: float | None = None) -> Paired:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """The p-values adjusted for being several (S. Holm, Scand. J. Stat. 6 (1979) 65), by name."""
-    if not p_values:
-        return {}
-    adjusted = multipletests([*p_values.values()], method="holm")[1]
-    return dict(zip(p_values, map(float, adjusted), strict=True))
+    """The p-values adjusted for being several (S. Holm, Scand. J. Stat. 6 (1979) 65), by name.
+
+    The j-th smallest of m counts m + 1 − j times, and none less than a smaller one. statsmodels'
+    `multipletests` says the same, and collects garbage each time, which takes up to a second.
+    """
+    adjusted, so_far = {}, 0.0
+    for place, name in enumerate(sorted(p_values, key=p_values.get)):
+        so_far = max(so_far, (len(p_values) - place) * float(p_values[name]))
+        adjusted[name] = min(so_far, 1.0)
+    return {name: adjusted[name] for name in p_values}
 
 
 def _finite(values: Sequence[float], least: int) -> np.ndarray:

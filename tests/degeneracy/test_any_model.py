@@ -15,7 +15,14 @@ PAGES_ROWS = {
 }
 
 
-@pytest.mark.parametrize("animal", ZOO, ids=lambda animal: animal.name)
+SLOW = {"gpt", "transformer encoder layer", "gru", "rnn of two layers", "sdpa causal", "pruned"}
+CASES = [
+    pytest.param(animal, id=animal.name, marks=[pytest.mark.slow] if animal.name in SLOW else [])
+    for animal in ZOO
+]  # of the slow ones another of their kind stays
+
+
+@pytest.mark.parametrize("animal", CASES)
 def test_every_cell_is_a_right_value_or_a_refusal_that_names_the_cause(animal):
     shown = PAGES_ROWS[f"{animal.group}: {animal.name}"]
     for name, on_page in zip(FUNCTIONS, shown, strict=True):

@@ -89,7 +89,10 @@ def test_expected_is_the_gauss_newton_matrix_of_curvlinops(name):
     torch.testing.assert_close(found, matrix @ torch.eye(len(found), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", ["ffnn squared error", "bce", "tokens", "tokens ignored"])
+@pytest.mark.parametrize(
+    "name",
+    ["ffnn squared error", "bce", "tokens", pytest.param("tokens ignored", marks=pytest.mark.slow)],
+)
 def test_sampled_labels_are_unbiased_for_every_likelihood(name):
     arguments = given(ANIMALS[name])
     expected = fisher_diagonal(**arguments)

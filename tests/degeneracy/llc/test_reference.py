@@ -68,6 +68,7 @@ def test_auto_agrees_on_a_deep_linear_network(reference):
     assert agree(estimate, found)
 
 
+@pytest.mark.slow  # the deep linear one is the small version
 def test_auto_agrees_on_a_relu_network(reference):
     """In K-FAC's coordinates, with minibatches: 500 samples, of which a draw sees a part."""
     torch.manual_seed(0)

@@ -10,7 +10,10 @@ from degeneracy.sweeps.disk import REPORT, checkpoint_bytes, run_bytes, trace_by
 
 @pytest.mark.parametrize(
     "experiment",
-    [{}, {"experiment_type": "standard", "optimizer": ["adamw", "muon", "sgd"], "momentum": 0.5}],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"experiment_type": "standard", "optimizer": ["adamw", "muon", "sgd"], "momentum": 0.5},
+    ],
     ids=["swap", "standard"],
 )
 def test_checkpoints_and_traces_take_what_is_said(tiny, schema, tmp_path, experiment):

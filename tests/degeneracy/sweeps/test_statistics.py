@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from degeneracy.sweeps.statistics import holm, mean_of, paired, welch
 
@@ -63,6 +64,14 @@ def test_values_that_are_all_alike():
     assert paired([0.0, 0.0], margin=0.1)[1:3] == (1.0, 0.0)
     assert paired([0.2, 0.2], margin=0.1)[1:3] == (0.0, 1.0)
     assert welch([1.0, 1.0], [1.0, 1.0]).p == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_holm_is_statsmodels(count):
+    values = np.random.default_rng(count).uniform(0, 0.2, count).round(2)  # with ties
+    expected = multipletests(values, method="holm")[1]
+    found = holm(dict(enumerate(values)))
+    assert list(found.values()) == pytest.approx(list(expected), abs=1e-15)
 
 
 def test_holm_by_hand():
