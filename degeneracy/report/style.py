@@ -14,8 +14,18 @@ from plotly.subplots import make_subplots
 
 from degeneracy.texts import Z_95, label
 
-# Okabe and Ito's, and Tol's: any two stay apart under protanopia, deuteranopia and tritanopia.
-COLOURS = {"sgd": "#0072b2", "ngd": "#cc3311", "adamw": "#009e73", "muon": "#332288"}
+# Okabe and Ito's, Tol's, and four that a search found between them: any two stay apart under
+# protanopia, deuteranopia and tritanopia.
+COLOURS = {
+    "sgd": "#0072b2",
+    "ngd": "#cc3311",
+    "adamw": "#009e73",
+    "muon": "#332288",
+    "soap": "#9922ff",
+    "spngd": "#880066",
+    "seng": "#aacc77",
+    "exact_ngd": "#9977ff",
+}
 OTHER_COLOURS = ("#cc79a7", "#663333", "#e69f00")  # for optimizers that a user plugs in
 PARAMETER_COLOURS = (
     "#332288",
@@ -39,7 +49,7 @@ INK, SOFT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 def optimizer_colours(names: Sequence[str]) -> dict[str, str]:
     """The colour of each optimizer of a run, as `#rrggbb`: a known kind has its own in every run.
 
-    The others take the colours that are left, in order. No two are alike up to seven optimizers;
+    The others take the colours that are left, in order. No two are alike up to eleven optimizers;
     from there on they repeat, with another of `optimizer_symbols`.
     """
     return {name: colour for name, (colour, _) in _looks(names).items()}

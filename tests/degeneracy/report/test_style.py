@@ -65,10 +65,10 @@ def test_every_kind_of_optimizer_has_a_colour_of_its_own():
     [
         ["sgd", "ngd", "mine", "yours"],
         ["mine", "yours", "his", "hers", "its", "ours", "theirs"],
-        ["sgd", "ngd", "adamw", "muon", "a", "b", "c"],
+        [*COLOURS, "a", "b", "c"],
     ],
 )
-def test_no_two_of_up_to_seven_optimizers_are_alike(names):
+def test_no_two_of_up_to_eleven_optimizers_are_alike(names):
     assert len(set(optimizer_colours(names).values())) == len(names)
     assert set(optimizer_symbols(names).values()) == {"circle"}
 
