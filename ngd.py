@@ -749,6 +749,8 @@ def _check_state(state: dict, shape: torch.Size) -> None:
                 "this state's factors have no unit: an earlier NGD wrote it; train from the start"
             )
         rank = len(basis) if basis.ndim else 0
+        if missing := [key for key in _keys(axis) if key not in state]:
+            raise ValueError(f"a factor without {missing[0]} given; allowed: whole ones")
         kept |= dict(zip(_keys(axis), ((rank, dim), (rank,), (), (), (rank,)), strict=True))
     for key, value in state.items():
         if isinstance(value, Tensor) and tuple(value.shape) != kept.get(key):

@@ -88,6 +88,7 @@ def csv_table(table: pd.DataFrame, digits: int | None = None) -> str:
     safe = table.copy()
     for name in texts:
         safe[name] = [csv_text(cell) if isinstance(cell, str) else cell for cell in table[name]]
+    safe.columns = [csv_text(str(name)) for name in table.columns]
     return safe.to_csv(index=False, float_format=None if digits is None else f"%.{digits}g")
 
 

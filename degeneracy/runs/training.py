@@ -122,6 +122,8 @@ def _blaming(
     """
     try:
         first = next(epochs)
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise RunStoreError(
             f"the epoch after {path} failed ({type(error).__name__}: {error}); where the"

@@ -82,8 +82,11 @@ def connected(resources: Resources) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "on this machine" if resources.address is None else f"at {resources.address}"
         raise SweepError(f"Ray {where} cannot be used: {error}") from error
-    with contextlib.suppress(TypeError, ValueError):  # none of Python's, or not in the main thread
-        signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process at once
+    except SystemExit as stop:  # Ray puts a handler of its own, which ends the process
+        raise KeyboardInterrupt("SIGTERM") from stop
+    finally:
+        with contextlib.suppress(TypeError, ValueError):  # none of Python's, or not the main thread
+            signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:

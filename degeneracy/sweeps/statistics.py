@@ -121,7 +121,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
     The j-th smallest of m counts m + 1 − j times, and none less than a smaller one. statsmodels'
     `multipletests` says the same, and collects garbage each time, which takes up to a second.
+
+    Raises:
+        ValueError: One is no probability.
     """
+    for name, p in p_values.items():
+        if not 0 <= p <= 1:
+            raise ValueError(f"p = {p!r} of {name!r} given; allowed: 0 to 1")
     adjusted, so_far = {}, 0.0
     for place, name in enumerate(sorted(p_values, key=p_values.get)):
         so_far = max(so_far, (len(p_values) - place) * float(p_values[name]))

@@ -9,7 +9,16 @@ from studies.atlas.contrasts import name_of
 from studies.atlas.measure import RATES
 from studies.atlas.settings import Settings
 
-PLAN = ("dataset", "num_images", "batch_size", "max_epochs", "optimizers", "fractions", "window")
+PLAN = (
+    "dataset",
+    "num_images",
+    "batch_size",
+    "max_epochs",
+    "optimizers",
+    "fractions",
+    "window",
+    "margin",
+)
 UNITED = ("models", "seeds", "further_seeds", "thorough_seeds")  # which may differ
 LENGTH = "num_draws"  # of a network's chains, which tells how exact λ̂ is and not what it estimates
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from degeneracy.report.page import Card, Findings, Note, Tile
-from degeneracy.report.tables import Table
+from degeneracy.report.tables import Table, csv_table
 from degeneracy.sweeps.statistics import Paired
 from degeneracy.texts import count_of, label, listed
 from studies.paper.cards import overfitting_card, rates_card, smoothing_card, swap_card
@@ -45,7 +45,7 @@ def findings(results: Mapping[str, Any]) -> Findings:
     if problems := _problems(results):
         cards.append(Card("Runs without an end", problems[0], text=problems[1:]))
     tables = [table for table in tables if table.rows]
-    return Findings(cards, tables, runs_table(results).to_csv(index=False))
+    return Findings(cards, tables, csv_table(runs_table(results)))
 
 
 def card_text(results: Mapping[str, Any], title: str) -> str:

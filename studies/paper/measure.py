@@ -73,7 +73,8 @@ def sweep_for(work: Work, part: str, key: str, plan: Plan) -> Sweep:
     slug = re.sub(r"[^a-z0-9]+", "-", f"{part} {key}".lower()).strip("-")
     folder = work.store.directory / "sweeps" / slug
     study = studies.find(RUN_STUDY)
-    return sweep_of(study, plan.content, [plan.axis], folder, f"paper, {part}, {key}")
+    where = f"paper, {part}, {key}"
+    return sweep_of(study, plan.content, [plan.axis], folder, where, large=True)  # asked for before
 
 
 def has(work: Work, key: Hashable) -> bool:

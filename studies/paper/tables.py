@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from degeneracy.files import write_atomically
+from degeneracy.report.tables import csv_table
 from degeneracy.runs.work import Work
 from studies.paper.records import axis_mean, every_row
 
@@ -15,7 +16,7 @@ RUNS = "runs.csv"
 def write_runs(work: Work) -> None:
     """Writes `runs.csv` into the run directory, as far as the work has come."""
     table = runs_table(work.results)
-    write_atomically(work.store.directory / RUNS, table.to_csv(index=False).encode())
+    write_atomically(work.store.directory / RUNS, csv_table(table).encode())
 
 
 def runs_table(results: Mapping[str, Any]) -> pd.DataFrame:

@@ -69,3 +69,4 @@ def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers():
     assert csv_table(table, digits=3) == "title,llc,seed\n'=1+1,-1.23,-1\n,,2\n"
     assert csv_table(table).splitlines()[1] == "'=1+1,-1.23456789,-1"
     assert table["title"][0] == "=1+1"
+    assert csv_table(pd.DataFrame({"=x": [1]})) == "'=x\n1\n"

@@ -74,6 +74,12 @@ def test_holm_is_statsmodels(count):
     assert list(found.values()) == pytest.approx(list(expected), abs=1e-15)
 
 
+@pytest.mark.parametrize("p", [math.nan, -0.1, 1.1])
+def test_what_is_no_probability_is_not_adjusted(p):
+    with pytest.raises(ValueError, match="of 'b' given; allowed: 0 to 1"):
+        holm({"a": 0.1, "b": p})
+
+
 def test_holm_by_hand():
     found = holm({"a": 0.01, "b": 0.04, "c": 0.03})
     assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})

@@ -72,7 +72,9 @@ def altered(results, key, value):
     return results
 
 
-@pytest.mark.parametrize(("key", "value"), [("batch_size", 32), ("fractions", [0.5])])
+@pytest.mark.parametrize(
+    ("key", "value"), [("batch_size", 32), ("fractions", [0.5]), ("margin", 0.1)]
+)
 def test_pieces_of_two_plans_are_refused(pieces, key, value):
     altered(pieces[1][1], key, value)
     with pytest.raises(ValueError, match=rf"a and b are of two plans: factorial\.{key}"):
