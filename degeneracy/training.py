@@ -106,9 +106,13 @@ def train(
     ):
         result.records.append(record)
         if not record.diverged:
-            state = model.state_dict()
-            result.state_dicts.append({k: v.detach().cpu().clone() for k, v in state.items()})
+            result.state_dicts.append(weights_of(model))
     return result
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state as it is now, a copy on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def trained(

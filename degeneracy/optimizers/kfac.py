@@ -12,6 +12,7 @@ arXiv:2002.06015, section 4.2). Functions of tensors; a `Block` is a layer with 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -108,7 +109,7 @@ def channel_inverse(fisher: Float[Tensor, "c 2 2"], damping: float) -> Float[Ten
 # ---- a layer with its statistics -----------------------------------------------------------------
 
 
-class Block:
+class Block(ABC):
     """A layer's parameters, one gradient of all of them, and what its statistics are.
 
     Attributes:
@@ -132,28 +133,29 @@ class Block:
         self.shapes = self._shapes()
         self.cost = sum(math.prod(s[:-2]) * s[-1] ** 3 for s in self.shapes.values())
 
+    @abstractmethod
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        raise NotImplementedError
+        """Of every statistic."""
 
+    @abstractmethod
     def joined(self, gradients: Sequence[Tensor]) -> Tensor:
         """Of weight and bias together, as `direction` takes it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parted(self, joined: Tensor) -> dict[str, Tensor]:
         """The inverse of `joined`, by the parameters' names."""
-        raise NotImplementedError
 
     def input_sums(self, inputs: Tensor) -> dict[str, Tensor]:
         """Sums over samples of `of_inputs`."""
         return {}
 
+    @abstractmethod
     def output_sums(self, inputs: Tensor, delta: Tensor) -> dict[str, Tensor]:
         """Sums over samples of `of_outputs`; δ of a sample's own loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def direction(self, gradient: Tensor, inverses: Mapping[str, Tensor]) -> Tensor:
         """The block's inverse times its gradient."""
-        raise NotImplementedError
 
 
 class KroneckerBlock(Block):

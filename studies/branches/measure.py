@@ -43,6 +43,7 @@ KEPT = (  # of an estimate
     "step_bias",
     "num_diverged_chains",
 )
+SAMPLER_KEYS = {"nbeta", "localization", "num_chains", "num_draws", "sampler_batch_size"}
 TOLERANCE = 0.01  # relative, of the largest eigenvalue
 PUBLISHED = {  # arXiv:2409.04913
     "sampler": "sgld",
@@ -189,15 +190,7 @@ def measured(walk: Walk, states: Sequence[dict], settings: Settings) -> Iterator
 
 def local_sampler(how: MeasurementSettings, seed: int) -> SamplerSettings:
     """Of the local estimates."""
-    return SamplerSettings(
-        sampler=AUTO,
-        nbeta=how.nbeta,
-        localization=how.localization,
-        num_chains=how.num_chains,
-        num_draws=how.num_draws,
-        sampler_batch_size=how.sampler_batch_size,
-        seed=seed,
-    )
+    return SamplerSettings(sampler=AUTO, seed=seed, **how.model_dump(include=SAMPLER_KEYS))
 
 
 def gauge_free(

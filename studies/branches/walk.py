@@ -21,7 +21,7 @@ from degeneracy.data.images import DataSplits, TensorData
 from degeneracy.models.networks import FFNN
 from degeneracy.optimizers.kinds import KINDS
 from degeneracy.stepper import TorchStepper
-from degeneracy.training import evaluate
+from degeneracy.training import evaluate, weights_of
 from studies.branches.settings import TrainingSettings
 
 SWITCHED, REACHED, DIVERGED, TIRED = "switched", "reached", "diverged", "out of epochs"
@@ -195,8 +195,3 @@ def annealed(
             group["lr"] = rate * (1 - number / len(batches))
         own.step(data.inputs[index], data.labels[index])
     return there
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from degeneracy.data.images import TensorData
 from degeneracy.models.networks import FFNN
 from degeneracy.optimizers.kinds import KINDS
-from degeneracy.training import evaluate
+from degeneracy.training import evaluate, weights_of
 from studies.descents.settings import Settings, TrainingSettings
 
 REACHED, DIVERGED, TIRED = "reached", "diverged", "out of steps"
@@ -115,8 +115,3 @@ def network(training: TrainingSettings, data: TensorData) -> FFNN:
     """The untrained network."""
     shape = tuple(data.inputs.shape[1:])
     return FFNN(training.hidden_nodes, training.hidden_layers, shape)
-
-
-def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
-    """A copy on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -23,6 +23,7 @@ from degeneracy.runs.work import PROJECT, Measured, Work
 from studies.descents.descent import Descent, Passage, network
 from studies.descents.settings import MeasurementSettings, Settings
 
+SAMPLER_KEYS = {"nbeta", "localization", "num_chains", "num_draws", "sampler_batch_size"}
 TOLERANCE = 0.01  # relative, of the largest eigenvalue
 KEPT = (  # of an estimate
     "llc",
@@ -125,15 +126,7 @@ def degeneracy(settings: Settings, data: TensorData, weights: dict[str, Tensor])
 
 def sampler(how: MeasurementSettings, seed: int) -> SamplerSettings:
     """Of the estimates."""
-    return SamplerSettings(
-        sampler=AUTO,
-        nbeta=how.nbeta,
-        localization=how.localization,
-        num_chains=how.num_chains,
-        num_draws=how.num_draws,
-        sampler_batch_size=how.sampler_batch_size,
-        seed=seed,
-    )
+    return SamplerSettings(sampler=AUTO, seed=seed, **how.model_dump(include=SAMPLER_KEYS))
 
 
 def curvature(

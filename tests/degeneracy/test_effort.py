@@ -12,7 +12,9 @@ def config(**sections) -> Config:
 
 
 def test_the_default_config_is_within_reason():
-    refuse_beyond_reason(config())
+    default = config()
+    assert 0 < training_steps(default.model_dump()) < MOST_STEPS
+    refuse_beyond_reason(default)
 
 
 def test_a_hundred_thousand_chains_of_ten_million_draws_ask_for_the_flag():
@@ -39,4 +41,5 @@ def test_steps_are_counted_with_burn_in_and_thinning():
 
 def test_exactly_the_bound_is_allowed():
     chains = {"sampler": "sgld", "num_chains": 100, "num_draws": MOST_STEPS // 100}
+    assert sampler_steps(chains) == MOST_STEPS
     refuse_beyond_reason(config(devinterp=chains))

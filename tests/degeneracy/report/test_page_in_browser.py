@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from browser import ARGS, CHROMIUM, needs_chromium, sync_api
 
 from degeneracy.report.page import (
     Card,
@@ -21,14 +22,7 @@ from degeneracy.report.page import (
 from degeneracy.report.style import empty_figure
 from degeneracy.report.tables import Table
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the path"
-)
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+pytestmark = needs_chromium
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 SCREENS = {"desktop": (1280, 800), "tablet": (800, 1000), "phone": (390, 844)}
 

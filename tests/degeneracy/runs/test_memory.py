@@ -69,7 +69,8 @@ def test_sampled_losses_count_too():
 
 def test_what_fits_is_not_refused_and_a_config_is_read_whatever_the_machine():
     refuse_more_than_memory(asked({}))
-    parse_config({"experiment": {"hidden_nodes": [65_536], "hidden_layers": [100]}}, Config)
+    large = {"hidden_nodes": [65_536], "hidden_layers": [100]}
+    assert parse_config({"experiment": large}, Config).experiment.hidden_nodes == [65_536]
 
 
 def test_models_from_python_are_counted_as_they_are():

@@ -4,9 +4,9 @@ What the page does for every study is tested in `tests/degeneracy/report/test_pa
 """
 
 import csv
-import shutil
 
 import pytest
+from browser import ARGS, CHROMIUM, needs_chromium, sync_api
 from synthetic_results import (
     NOT_AT_MINIMUM,
     NOT_AT_REST,
@@ -22,14 +22,7 @@ from studies.ngd_sgd import title
 from studies.ngd_sgd.figures import study_figures
 from studies.ngd_sgd.findings import findings
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the path"
-)
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+pytestmark = needs_chromium
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
 FOUR = ("sgd", "ngd", "adamw", "my opt <b>")
 

@@ -70,7 +70,10 @@ def test_rounding_is_no_reason_to_refuse():
     random = np.random.default_rng(0)
     factor = random.normal(size=(20, 3))  # rank 3: eigenvalues of −1e-15 or so
     kernel = factor @ factor.T
-    averaged(kernel / np.linalg.eigvalsh(kernel)[-1], random.normal(size=20), 5, 0.1, num_steps=5)
+    kernel /= np.linalg.eigvalsh(kernel)[-1]
+    assert np.linalg.eigvalsh(kernel)[0] < 0
+    losses = averaged(kernel, random.normal(size=20), 5, 0.1, num_steps=5)
+    assert np.isfinite(losses).all()
 
 
 @pytest.mark.parametrize(

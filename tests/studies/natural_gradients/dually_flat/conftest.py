@@ -4,16 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from pydantic import Field
+from section_alone import alone
 
-from degeneracy.config.section import Section
-from degeneracy.report.page import Findings
-from degeneracy.report.page import Section as Figures
-from degeneracy.runs.work import Part
-from degeneracy.study import Study, run_study
-from studies.natural_gradients.dually_flat.figures import figures
-from studies.natural_gradients.dually_flat.findings import card, tables
-from studies.natural_gradients.dually_flat.measure import measure
+from degeneracy.study import run_study
+from studies.natural_gradients.dually_flat import SECTION
 from studies.natural_gradients.dually_flat.model import Model, draw, joint, random_table
 from studies.natural_gradients.dually_flat.settings import Case, Settings
 
@@ -27,29 +21,13 @@ TINY = Settings(
 )
 
 
-class Config(Section):
-    dually_flat: Settings = Field(default=TINY)
-
-
-STUDY = Study(
-    name="dually_flat_alone",
-    question="Does the section stand on its own?",
-    minutes=0.1,
-    title="Dually flat models",
-    settings=Config,
-    parts={"dually_flat": Part(measure)},
-    figures=lambda results, traces: [Figures("", figures(results["parts"].get("dually_flat", {})))],
-    findings=lambda results: Findings(
-        [card(results["parts"].get("dually_flat", {}))],
-        tables(results["parts"].get("dually_flat", {})),
-    ),
-)
+STUDY, CONFIG = alone("dually_flat", SECTION, TINY)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("dually_flat") / "run"
-    run_study(STUDY, Config(), out, "cpu")
+    run_study(STUDY, CONFIG, out, "cpu")
     return out
 
 

@@ -5,13 +5,10 @@ import re
 
 import pytest
 from markupsafe import escape
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
+from section_alone import alone
 
-from degeneracy.config.section import Section
-from degeneracy.report.page import Findings
-from degeneracy.report.page import Section as Figures
-from degeneracy.runs.work import Part
-from degeneracy.study import Study, run_study
+from degeneracy.study import run_study
 from studies.natural_gradients.energy import SECTION
 from studies.natural_gradients.energy.settings import Settings
 
@@ -22,36 +19,19 @@ TINY = Settings(
 )  # fmt: skip
 
 
-class Config(Section):
-    energy: Settings = Field(default=TINY)
-
-
-def of(results):
-    return results["parts"].get(NAME, {})
-
-
-STUDY = Study(
-    name="energy_alone",
-    question="Does the section stand on its own?",
-    minutes=0.1,
-    title="Energy",
-    settings=Config,
-    parts={NAME: Part(SECTION.measure)},
-    figures=lambda results, traces: [Figures("", SECTION.figures(of(results)))],
-    findings=lambda results: Findings([SECTION.card(of(results))], SECTION.tables(of(results))),
-)
+STUDY, CONFIG = alone(NAME, SECTION, TINY)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp(NAME) / "run"
-    run_study(STUDY, Config(), out, "cpu")
+    run_study(STUDY, CONFIG, out, "cpu")
     return out
 
 
 @pytest.fixture
 def part(finished):
-    return of(json.loads((finished / "results.json").read_text()))
+    return json.loads((finished / "results.json").read_text())["parts"][NAME]
 
 
 def test_every_run_is_there(part):

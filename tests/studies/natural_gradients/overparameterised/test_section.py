@@ -5,13 +5,10 @@ import math
 
 import pytest
 from markupsafe import escape
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
+from section_alone import alone
 
-from degeneracy.config.section import Section
-from degeneracy.report.page import Findings
-from degeneracy.report.page import Section as Figures
-from degeneracy.runs.work import Part
-from degeneracy.study import Study, run_study
+from degeneracy.study import run_study
 from studies.natural_gradients.overparameterised import SECTION
 from studies.natural_gradients.overparameterised.measure import at_angle, farthest
 from studies.natural_gradients.overparameterised.network import random_inputs
@@ -24,36 +21,19 @@ TINY = Settings(
 )  # fmt: skip
 
 
-class Config(Section):
-    overparameterised: Settings = Field(default=TINY)
-
-
-def of(results):
-    return results["parts"].get(NAME, {})
-
-
-STUDY = Study(
-    name="overparameterised_alone",
-    question="Does the section stand on its own?",
-    minutes=0.1,
-    title="Overparameterised",
-    settings=Config,
-    parts={NAME: Part(SECTION.measure)},
-    figures=lambda results, traces: [Figures("", SECTION.figures(of(results)))],
-    findings=lambda results: Findings([SECTION.card(of(results))], SECTION.tables(of(results))),
-)
+STUDY, CONFIG = alone(NAME, SECTION, TINY)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp(NAME) / "run"
-    run_study(STUDY, Config(), out, "cpu")
+    run_study(STUDY, CONFIG, out, "cpu")
     return out
 
 
 @pytest.fixture
 def part(finished):
-    return of(json.loads((finished / "results.json").read_text()))
+    return json.loads((finished / "results.json").read_text())["parts"][NAME]
 
 
 def test_every_width_and_angle_is_there(part):

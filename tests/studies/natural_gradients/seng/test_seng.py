@@ -6,13 +6,11 @@ import math
 
 import pytest
 import torch
+from section_alone import alone
 
 from degeneracy.config.reader import ConfigError, parse_config
-from degeneracy.config.section import Section
-from degeneracy.report.page import Findings
-from degeneracy.report.page import Section as Figures
-from degeneracy.runs.work import Part
-from degeneracy.study import Study, run_study
+from degeneracy.study import run_study
+from studies.natural_gradients.seng import SECTION
 from studies.natural_gradients.seng import directions as module
 from studies.natural_gradients.seng.directions import (
     VARIANTS,
@@ -23,28 +21,9 @@ from studies.natural_gradients.seng.directions import (
 )
 from studies.natural_gradients.seng.figures import KEY, figures, pooled
 from studies.natural_gradients.seng.findings import card, first_good, tables
-from studies.natural_gradients.seng.measure import measure
 from studies.natural_gradients.seng.settings import Settings
 
-
-class Whole(Section):
-    """A study of this section alone."""
-
-    seng: Settings = Settings()
-
-
-STUDY = Study(
-    name="seng",
-    question="?",
-    minutes=1,
-    title="SENG",
-    settings=Whole,
-    parts={"seng": Part(measure)},
-    figures=lambda results, traces: [Figures("", figures(results["parts"].get("seng", {})))],
-    findings=lambda results: Findings(
-        [card(results["parts"].get("seng", {}))], tables(results["parts"].get("seng", {}))
-    ),
-)
+STUDY, _ = alone("seng", SECTION, Settings())
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +31,7 @@ def finished(data_root, tmp_path_factory):
     given = {"root": str(data_root), "hidden_nodes": 8, "hidden_layers": 1, "batch_size": 32}
     given |= {"num_steps": 5, "sketches": [4, 785], "num_sketches": 2, "seeds": [3, 4]}
     out = tmp_path_factory.mktemp("seng") / "run"
-    run_study(STUDY, parse_config({"seng": given}, Whole), out, "cpu")
+    run_study(STUDY, parse_config({"seng": given}, STUDY.settings), out, "cpu")
     return out
 
 
@@ -157,7 +136,7 @@ def test_a_sketch_is_good_from_where_all_larger_ones_are(found, first):
 )
 def test_what_makes_no_sense_is_refused(given, said):
     with pytest.raises(ConfigError, match=said):
-        parse_config({"seng": given}, Whole)
+        parse_config({"seng": given}, STUDY.settings)
 
 
 def test_the_examples_hold():

@@ -7,44 +7,21 @@ import sys
 
 import pytest
 import torch
+from section_alone import alone
 
 from degeneracy.config.reader import ConfigError, parse_config
-from degeneracy.config.section import Section
 from degeneracy.data.images import TensorData
 from degeneracy.optimizers.distributed import numbers_sent
 from degeneracy.optimizers.spngd import SPNGD
-from degeneracy.report.page import Findings
-from degeneracy.report.page import Section as Figures
-from degeneracy.runs.work import Part
-from degeneracy.study import Study, run_study
+from degeneracy.study import run_study
+from studies.natural_gradients.sp_ngd import SECTION
 from studies.natural_gradients.sp_ngd.balance import balance, largest_load, resnet50_blocks
 from studies.natural_gradients.sp_ngd.figures import figures
 from studies.natural_gradients.sp_ngd.findings import card, tables
-from studies.natural_gradients.sp_ngd.measure import measure
 from studies.natural_gradients.sp_ngd.runs import batches, flat_images, network, run_refreshes
 from studies.natural_gradients.sp_ngd.settings import Settings
 
-
-class Whole(Section):
-    """A study of this section alone."""
-
-    sp_ngd: Settings = Settings()
-
-
-def part_of(results):
-    return results["parts"].get("sp_ngd", {})
-
-
-STUDY = Study(
-    name="sp_ngd",
-    question="?",
-    minutes=1,
-    title="SP-NGD",
-    settings=Whole,
-    parts={"sp_ngd": Part(measure)},
-    figures=lambda results, traces: [Figures("", figures(part_of(results)))],
-    findings=lambda results: Findings([card(part_of(results))], tables(part_of(results))),
-)
+STUDY, _ = alone("sp_ngd", SECTION, Settings())
 TINY = {
     "hidden_nodes": 16,
     "hidden_layers": 1,
@@ -64,8 +41,8 @@ TINY = {
 def report(data_root, tmp_path_factory):
     """The page of a small run, and the part that it shows."""
     out = tmp_path_factory.mktemp("sp_ngd") / "run"
-    path = run_study(STUDY, parse_config({"sp_ngd": TINY}, Whole), out, "cpu")
-    return path.read_text(), part_of(json.loads((out / "results.json").read_text()))
+    path = run_study(STUDY, parse_config({"sp_ngd": TINY}, STUDY.settings), out, "cpu")
+    return path.read_text(), json.loads((out / "results.json").read_text())["parts"]["sp_ngd"]
 
 
 def test_every_run_is_kept_under_its_key(report):
@@ -184,7 +161,7 @@ def test_a_balance_is_that_of_its_loads():
 
 def test_more_samples_than_two_batches_are_asked_for():
     with pytest.raises(ConfigError, match=r"100 given with a batch of 80; allowed there: ≥ 160"):
-        parse_config({"sp_ngd": {"num_samples": 100, "batch_sizes": [80]}}, Whole)
+        parse_config({"sp_ngd": {"num_samples": 100, "batch_sizes": [80]}}, STUDY.settings)
 
 
 @pytest.mark.slow

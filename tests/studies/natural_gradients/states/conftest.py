@@ -3,13 +3,9 @@
 import json
 
 import pytest
-from pydantic import Field
+from section_alone import alone
 
-from degeneracy.config.section import Section
-from degeneracy.report.page import Findings
-from degeneracy.report.page import Section as Figures
-from degeneracy.runs.work import Part
-from degeneracy.study import Study, run_study
+from degeneracy.study import run_study
 from studies.natural_gradients.states import SECTION
 from studies.natural_gradients.states.settings import Settings
 
@@ -31,31 +27,13 @@ TINY = Settings(
 )
 
 
-class Config(Section):
-    states: Settings = Field(default=TINY)
-
-
-STUDY = Study(
-    name="states_alone",
-    question="Does the section stand on its own?",
-    minutes=0.1,
-    title="States",
-    settings=Config,
-    parts={"states": Part(SECTION.measure)},
-    figures=lambda results, traces: [
-        Figures("", SECTION.figures(results["parts"].get("states", {})))
-    ],
-    findings=lambda results: Findings(
-        [SECTION.card(results["parts"].get("states", {}))],
-        SECTION.tables(results["parts"].get("states", {})),
-    ),
-)
+STUDY, CONFIG = alone("states", SECTION, TINY)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("states") / "run"
-    run_study(STUDY, Config(), out, "cpu")
+    run_study(STUDY, CONFIG, out, "cpu")
     return out
 
 

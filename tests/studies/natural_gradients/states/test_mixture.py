@@ -69,8 +69,14 @@ def test_the_metric_of_the_objective_converges(name, metric):
 
 
 def test_descent_falls_and_ends_where_it_must():
-    losses, seen = lambda at: float(at @ at), []
-    step = lambda at: (10 * at, 2 * at)  # noqa: E731
+    seen = []
+
+    def losses(at):
+        return float(at @ at)
+
+    def step(at):
+        return 10 * at, 2 * at
+
     path = descend(np.ones(2), losses, step, 50, enough=1e-6, watch=seen.append)
     assert all(b < a for a, b in zip(path.losses, path.losses[1:], strict=False))
     assert path.losses[-1] <= 1e-6 < path.losses[-2]
