@@ -420,7 +420,7 @@ def min_norm_solution(
 def gauss_newton_direction(
     model: nn.Module,
     inputs: Float[Tensor, "B ..."],
-    targets: Int[Tensor, "B"],
+    targets: Int[Tensor, " B"],
     loss: str = "ce_identity",
     rtol: float = 1e-2,
     atol: float = 1e-5,
@@ -656,13 +656,12 @@ class GaussNewton:
             raise ValueError(f"weight_decay = {weight_decay!r} given; allowed: ≥ 0 and finite")
         self.model, self.lr, self.weight_decay = model, lr, weight_decay
         self.how = (loss, rtol, atol, scale, solution, ridge, damping)
-        self.ridge = ridge
         self.watching = False
         self.last: GaussNewtonStep | None = None
         self.num_steps = self.num_short = 0
 
     @torch.no_grad()
-    def step(self, inputs: Float[Tensor, "B ..."], targets: Int[Tensor, "B"]) -> dict:
+    def step(self, inputs: Float[Tensor, "B ..."], targets: Int[Tensor, " B"]) -> dict:
         """One step; returns `loss` (before it), `missed_fraction` and `ranks` by half-layer.
 
         Raises:
@@ -674,7 +673,9 @@ class GaussNewton:
             raise NonFiniteError("the Gauss-Newton direction is not finite; no weight was changed")
         if not step.exact:
             if not self.num_short:
-                warnings.warn(shortfall(step, len(inputs), self.ridge), RankWarning, stacklevel=3)
+                warnings.warn(
+                    shortfall(step, len(inputs), self.hyper["ridge"]), RankWarning, stacklevel=3
+                )
             self.num_short += 1
         parameters = dict(self.model.named_parameters())
         for name, direction in step.direction.items():
@@ -685,6 +686,13 @@ class GaussNewton:
         ranks = {name: torch.tensor(float(rank)) for name, rank in step.ranks.items()}
         missed = torch.tensor(step.residual, dtype=torch.float64)
         return {"loss": step.loss, "missed_fraction": missed, "ranks": ranks}
+
+    @property
+    def hyper(self) -> dict[str, float | str]:
+        """What it was made with, for descriptions."""
+        names = ("loss", "rtol", "atol", "scale", "solution", "ridge", "damping")
+        own = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return own | dict(zip(names, self.how, strict=True))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Steps so far, and those that were not exact; the direction itself has no memory."""

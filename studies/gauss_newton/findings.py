@@ -1,12 +1,14 @@
 """What do exact Gauss-Newton's steps do, and which of its solutions? A verdict for each chapter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from degeneracy.report.page import Card, Findings, Note, Tile
 from degeneracy.report.style import optimizer_colours
 from degeneracy.report.tables import Table
+from degeneracy.sweeps.statistics import LEAST, Mean
+from degeneracy.sweeps.statistics import mean_of as mean_of_values
 from degeneracy.texts import label, listed, number, with_error
 from studies.gauss_newton.figures import least_ranks
 from studies.gauss_newton.records import (
@@ -55,8 +57,7 @@ def card_text(results: Mapping, chapter: str) -> str:
         "solutions": solutions_card,
         "degeneracy": degeneracy_card,
     }
-    card = cards[chapter](results)
-    return "\n".join([card.headline, *card.text])
+    return cards[chapter](results).told()
 
 
 # ---- as published --------------------------------------------------------------------------------
@@ -207,7 +208,12 @@ def solutions_card(results: Mapping) -> Card:
         f" {listed(told)}.",
         tiles=_tiles(results, groups, "val_accuracy", " %", 100.0, 1),
         drawing="gap",
-        text=[*gap_texts(results), *missed_texts(groups), *distance_texts(results)],
+        text=[
+            *gap_texts(results),
+            *seed_texts(results),
+            *missed_texts(groups),
+            *distance_texts(results),
+        ],
         notes=[
             Note(
                 "Block and minimum norm make the same linearised step only where both are exact.",
@@ -238,6 +244,51 @@ def gap_texts(results: Mapping) -> list[str]:
             f" ({words}), with test accuracy there: {listed(told)}."
         )
     return texts
+
+
+def seed_texts(results: Mapping) -> list[str]:
+    """Each solution beside the first one, within seeds: test accuracy at the end, and the gap."""
+    first, *others = [name for name in names(results) if name in second_order(results)]
+    texts = []
+    for regime, words in REGIMES.items():
+        found = trained(results, regime)
+        level = common_level(found)
+        ends = {name: {o.seed: o for o in group} for name, group in by_name(found).items()}
+        for name in others:
+            if not {first, name} <= ends.keys():
+                continue
+            pairs = [
+                (ends[name][s], ends[first][s]) for s in ends[name].keys() & ends[first].keys()
+            ]
+            accuracy = interval_of(pairs, lambda one: 100 * one.record["final"]["val_accuracy"])
+            gap = interval_of(pairs, lambda one, level=level: _gap(one, level))
+            if accuracy is not None and gap is not None:
+                texts.append(
+                    f"{label(name)} beside {label(first)} ({words}, within {accuracy.count} seeds,"
+                    f" mean and 95 %): test accuracy {_with_ends(accuracy, '.1f')} points, gap at"
+                    f" equal training loss {_with_ends(gap, '.3f')} nats."
+                )
+    return texts
+
+
+def interval_of(
+    pairs: Sequence[tuple[Found, Found]], value: Callable[[Found], float | None]
+) -> Mean | None:
+    """Of the differences within pairs; None with fewer than two that are there."""
+    values = [tuple(map(value, pair)) for pair in pairs]
+    differences = [a - b for a, b in values if a is not None and b is not None]
+    return mean_of_values(differences) if len(differences) >= LEAST else None
+
+
+def _gap(one: Found, level: float | None) -> float | None:
+    at = None if level is None else at_loss(one, level)
+    return None if at is None else at["gap"]
+
+
+def _with_ends(mean: Mean, form: str) -> str:
+    """`+3.1 (2.2 to 4.0)`."""
+    text = f"{mean.value:+{form}} ({mean.low:+{form}} to {mean.high:+{form}})"
+    return text.replace("-", "−")
 
 
 def missed_texts(groups: Mapping[str, Sequence[Found]]) -> list[str]:

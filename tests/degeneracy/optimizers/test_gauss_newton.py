@@ -2,6 +2,7 @@
 refused?
 """
 
+import inspect
 import itertools
 import warnings
 
@@ -429,7 +430,10 @@ def test_it_is_a_stepper_with_a_state():
     other = KIND.build(model, None, Settings(lr=0.2))
     other.load_state_dict(optimizer.state_dict())
     assert other.state_dict() == {"num_steps": torch.tensor(3), "num_short": torch.tensor(3)}
-    assert description(optimizer) == "GaussNewton(lr=0.2)"
+    assert description(optimizer).startswith("GaussNewton(lr=0.2, weight_decay=0.0, loss=")
+    assert set(optimizer.hyper) == set(inspect.signature(GaussNewton).parameters) - {"model"}
+    own = {"scale": "published", "solution": "min_norm", "rtol": 0.0, "atol": 0.0}
+    assert own.items() <= GaussNewton(network(), 0.2, **own).hyper.items()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """Do the figures and the sentences show what was measured, whatever is there of it?"""
 
+import copy
+import math
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from studies.gauss_newton.figures import study_figures
 from studies.gauss_newton.findings import findings
@@ -118,3 +122,28 @@ def test_numbers_of_several_seeds_are_a_range():
     assert spread_text([0.5, 0.52], 100) == "50.0 to 52.0"
     assert spread_text([0.5, None], 100) == "50.0"
     assert spread_text([None]) == "–"
+
+
+def test_solutions_are_compared_within_seeds(results):
+    """Made differences of three seeds, beside SciPy's interval."""
+    rows = {k: r for k, r in results["parts"]["train"].items() if k.startswith("mini/")}
+    results["parts"] = {"train": {}}
+    better = {41: 0.01, 42: 0.03, 43: 0.02}
+    for seed, by in better.items():
+        for name in ("block", "min_norm"):
+            found = copy.deepcopy(rows["mini/block/42"]) | {"seed": seed, "name": name}
+            found["series"]["val_loss"] = [
+                loss - (10 * by if name == "min_norm" else 0)
+                for loss in found["series"]["val_loss"]
+            ]
+            found["final"]["val_accuracy"] += by if name == "min_norm" else 0
+            results["parts"]["train"][f"mini/{name}/{seed}"] = found
+    half = stats.t.ppf(0.975, 2) * np.std([1, 3, 2], ddof=1) / math.sqrt(3)
+    ends = f"({2 - half:+.1f} to {2 + half:+.1f})".replace("-", "−")
+    gaps = f"({-0.2 - half / 10:+.3f} to {-0.2 + half / 10:+.3f})".replace("-", "−")
+    assert (
+        "min_norm beside block (mini-batches, within 3 seeds, mean and 95 %): test accuracy"
+        f" +2.0 {ends} points, gap at equal training loss −0.200 {gaps} nats."
+    ) in texts_of(results)
+    results["parts"]["train"] = {k: r for k, r in results["parts"]["train"].items() if "42" in k}
+    assert "within" not in texts_of(results)
