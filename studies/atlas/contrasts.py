@@ -219,6 +219,17 @@ def contrasts_of(
     ]
 
 
+def contrast_groups(results: Mapping[str, Any]) -> dict[str | None, list[Contrast]]:
+    """Contrasts of all networks together, under None, then of each alone, as far as there are any;
+    of an atlas of one network None's are that network's.
+    """
+    models = [name_of(model) for model in results["config"]["factorial"]["models"]]
+    groups = {model: contrasts_of(results, model=model) for model in [None, *models]}
+    if len(models) == 1:
+        del groups[models[0]]
+    return {model: found for model, found in groups.items() if found}
+
+
 def whole_seeds(results: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
     """The runs of seeds that were done with every network: a mean over networks is then of the same
     networks in every seed.

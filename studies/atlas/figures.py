@@ -16,9 +16,10 @@ from studies.atlas.contrasts import (
     CONTRASTS,
     ENDPOINT,
     SECONDARY,
-    Contrast,
+    contrast_groups,
     contrasts_of,
     levels_of,
+    name_of,
     rows_of,
     table_of,
     window_of,
@@ -54,6 +55,7 @@ CAPTIONS = {
         " in percent of λ̂. Right: the spread between the cells of a network, beside it."
     ),
 }
+GROUPS = (INK, "#009e73", "#e69f00", "#332288")  # colours of networks, all together first
 BAND = "rgba(97, 110, 124, 0.14)"
 SHOWN = ("raw", ENDPOINT, "gauge_free", "relative_trace", "balanced_trace", "raw_trace")
 SHOWN_TOO = ("balanced_largest", "published", "val_loss", "norm", "length")
@@ -64,7 +66,7 @@ def atlas_figures(results: Mapping, traces: Mapping) -> list[Section]:
     if not rows_of(results):
         return []
     drawn = {"llc-against-loss": loss_figure(results)}
-    if any(contrasts_of(results, model=row["model"]) for row in rows_of(results)[:1]):
+    if contrast_groups(results):
         drawn["contrasts"] = contrast_figure(results)
         drawn["rates"] = rate_figure(results)
         drawn["measures"] = measure_figure(results)
@@ -228,17 +230,14 @@ def band_of(
 
 def contrast_figure(results: Mapping) -> go.Figure:
     """A forest plot: all networks together, then each alone."""
-    models = list(dict.fromkeys(row["model"] for row in rows_of(results)))
-    groups: dict[str, list[Contrast]] = {}
-    if len(results["config"]["factorial"]["models"]) > 1 and (found := contrasts_of(results)):
-        groups["all networks"] = found
-    groups |= {model: contrasts_of(results, model=model) for model in models}
+    models = [name_of(model) for model in results["config"]["factorial"]["models"]]
+    together = "all networks" if len(models) > 1 else models[0]
+    groups = {model or together: found for model, found in contrast_groups(results).items()}
     figure = empty_figure("Contrasts of λ̂ at equal training loss", seeds_text(results))
-    colours = [INK, "#009e73", "#e69f00", "#332288"]
     names = [name for name in CONTRASTS if any(c.name == name for g in groups.values() for c in g)]
     for place, (group, found) in enumerate(groups.items()):
         shift = 0.22 * (place - (len(groups) - 1) / 2)
-        _forest(figure, group, found, names, shift, colours[place % len(colours)])
+        _forest(figure, group, found, names, shift, GROUPS[place % len(GROUPS)])
     margin = results["config"]["factorial"]["margin"]
     figure.add_vrect(
         x0=1 / (1 + margin), x1=1 + margin, fillcolor=BAND, line_width=0, layer="below"
@@ -332,44 +331,54 @@ def _rate_line(figure, runs: pd.DataFrame, column, early, late, colours, names) 
 
 
 def measure_figure(results: Mapping) -> go.Figure:
-    """Early and late by every measure."""
+    """Early and late by every measure, a colour a network."""
     figure = empty_figure("Early and late, by every measure", seeds_text(results), 2)
+    wanted = [*SHOWN, *SHOWN_TOO]
+    models = list(dict.fromkeys(row["model"] for row in rows_of(results)))
+    for place, model in enumerate(models):
+        shift = 0.24 * (place - (len(models) - 1) / 2)
+        _measures(figure, results, model, shift, GROUPS[(place + 1) % len(GROUPS)])
+    for column, name in enumerate(("early", "late"), start=1):
+        figure.add_vline(x=1, line_color=SOFT, line_width=1, row=1, col=column)
+        figure.update_xaxes(title_text=f"{name}: ratio, {over(results)}", type="log", col=column)
     labels = {ENDPOINT: "λ̂, balanced", **SECONDARY}
-    wanted, table = [*SHOWN, *SHOWN_TOO], table_of(results)
-    contrasts = {
-        quantity: {c.name: c for c in contrasts_of(results, quantity, table=table)}
-        for quantity in wanted
-    }
+    figure.update_yaxes(
+        tickvals=list(range(len(wanted))),
+        ticktext=[labels[quantity] for quantity in wanted],
+        range=[len(wanted) - 0.5, -0.5],
+    )
+    figure.update_yaxes(showticklabels=False, col=2)
+    figure.update_layout(hovermode="closest", height=200 + 32 * len(wanted))
+    return figure
+
+
+def _measures(figure: go.Figure, results: Mapping, model: str, shift: float, colour: str) -> None:
+    """A network's means over seeds, in both panels."""
+    table = table_of(results)
     for column, name in enumerate(("early", "late"), start=1):
         rows = []
-        for quantity in wanted:
-            found = contrasts[quantity].get(name)
+        for place, quantity in enumerate([*SHOWN, *SHOWN_TOO]):
+            contrasts = contrasts_of(results, quantity, model, table)
+            found = next((c for c in contrasts if c.name == name), None)
             if found is not None:
-                rows.append((labels[quantity], mean_of([*found.by_seed.values()])))
+                rows.append((place + shift, mean_of([*found.by_seed.values()])))
         figure.add_scatter(
             x=[math.exp(mean.value) for _, mean in rows],
-            y=[label for label, _ in rows],
+            y=[y for y, _ in rows],
             error_x={
                 "array": [_end(mean.high, mean.value) for _, mean in rows],
                 "arrayminus": [-_end(mean.low, mean.value) for _, mean in rows],
                 "thickness": 2,
             },
             mode="markers",
-            marker={"color": INK, "size": 9, "symbol": "diamond"},
-            showlegend=False,
+            name=model,
+            legendgroup=model,
+            marker={"color": colour, "size": 9, "symbol": "diamond"},
+            showlegend=column == 1,
             hovertext=[f"{mean.count} seeds" for _, mean in rows],
             row=1,
             col=column,
         )
-        figure.add_vline(x=1, line_color=SOFT, line_width=1, row=1, col=column)
-        figure.update_xaxes(title_text=f"{name}: ratio, {over(results)}", type="log", col=column)
-    there = [labels[quantity] for quantity in wanted if contrasts[quantity]]
-    figure.update_yaxes(
-        autorange="reversed", categoryorder="array", categoryarray=there, range=[-0.5, len(there)]
-    )
-    figure.update_yaxes(showticklabels=False, col=2)
-    figure.update_layout(hovermode="closest", height=200 + 32 * len(wanted))
-    return figure
 
 
 def _end(end: float, value: float) -> float:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 
 from degeneracy.report.page import Card, Findings, Note, Tile
 from degeneracy.report.tables import Table, csv_table
-from degeneracy.sweeps.statistics import mean_of
+from degeneracy.sweeps.statistics import Mean, mean_of
 from degeneracy.texts import count_of, listed
 from studies.atlas.contrasts import (
     ENDPOINT,
     SECONDARY,
     Contrast,
     arms_of,
+    contrast_groups,
     contrasts_of,
     is_complete,
     levels_of,
@@ -65,8 +66,9 @@ def tidy_csv(results: Mapping) -> str:
 def contrast_card(results: Mapping) -> Card:
     """The answer to the question."""
     table = table_of(results)
-    models = list(dict.fromkeys(table["model"]))
-    found = contrasts_of(results) or contrasts_of(results, model=models[0])
+    groups = contrast_groups(results)
+    tested = [m for m, found in groups.items() if any(c.adjusted is not None for c in found)]
+    answer = next(iter(tested or groups), None)
     per_model = table.groupby("model", sort=False)["seed"].nunique()
     counted = listed([f"{model}: {count_of(n, 'seed')}" for model, n in per_model.items()])
     done = int(table[ENDPOINT].notna().sum())
@@ -77,10 +79,15 @@ def contrast_card(results: Mapping) -> Card:
     if done_seeds >= set(factorial["seeds"]) and needs_more_seeds(results):
         planned += f", and {len(factorial['further_seeds'])} more, for an interval is too long"
     notes = [] if is_complete(results) else [Note(f"Incomplete: {state}; planned: {planned}.")]
-    texts = [sentence(results, contrast) for contrast in found]
+    texts = []
+    for model, found in groups.items():
+        where = f"{model or 'all networks'}: " if len(groups) > 1 else ""
+        texts += [f"{where}{sentence(results, contrast)}" for contrast in found]
+    found = groups.get(answer, [])
+    prefix = "" if answer is None else f"{answer}: "
     return Card(
         "What makes one solution less degenerate than another?",
-        verdict(results, found),
+        prefix + verdict(results, found),
         tiles=[Tile(c.name, percent(mean_of([*c.by_seed.values()]).value)) for c in found],
         drawing="contrasts",
         text=[f"{state}.", *texts, *rate_text(results)],
@@ -174,8 +181,8 @@ def contrast_table(results: Mapping) -> Table:
     fit = fitted(results)
     beside = {} if fit is None else {term.name: term for term in fit.terms}
     rows = []
-    for model in [None, *models] if len(results["config"]["factorial"]["models"]) > 1 else [None]:
-        for c in contrasts_of(results, model=model):
+    for model, found in contrast_groups(results).items():
+        for c in found:
             mean = mean_of([*c.by_seed.values()])
             term = beside.get(c.name) if model is None else None
             rows.append(
@@ -208,24 +215,25 @@ def contrast_table(results: Mapping) -> Table:
 
 
 def measure_table(results: Mapping) -> Table:
-    """Early and late by every measure."""
+    """Early and late by every measure, network by network."""
     rows, table = [], table_of(results)
-    for quantity, label in {ENDPOINT: "λ̂, balanced (the endpoint)", **SECONDARY}.items():
-        contrasts = contrasts_of(results, quantity, table=table)
-        found = {c.name: mean_of([*c.by_seed.values()]) for c in contrasts}
-        row = [label]
-        for name in ("early", "late", "early × late"):
-            mean = found.get(name)
-            row.append(
-                "–"
-                if mean is None
-                else f"{percent(mean.value)} ({percent(mean.low)} to {percent(mean.high)})"
-            )
-        counted = found.get("early")
-        rows.append([*row, str(counted.count if counted else 0)])
+    for model in dict.fromkeys(table["model"]):
+        for quantity, label in {ENDPOINT: "λ̂, balanced (the endpoint)", **SECONDARY}.items():
+            contrasts = contrasts_of(results, quantity, model, table)
+            found = {c.name: mean_of([*c.by_seed.values()]) for c in contrasts}
+            means = [found.get(name) for name in ("early", "late", "early × late")]
+            counted = found.get("early")
+            count = str(counted.count if counted else 0)
+            rows.append([label, model, *map(_with_interval, means), count])
     note = "Ratios at equal training loss, mean and 95 % interval over seeds; not corrected."
-    head = ["measure", "early", "late", "early × late", "seeds"]
+    head = ["measure", "network", "early", "late", "early × late", "seeds"]
     return Table("By every measure", note, head, rows, row_headers=True)
+
+
+def _with_interval(mean: Mean | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{percent(mean.value)} ({percent(mean.low)} to {percent(mean.high)})"
 
 
 def arm_table(results: Mapping) -> Table:
@@ -264,9 +272,10 @@ def prediction_card(results: Mapping) -> Card | None:
     ]
     for row in collapse(results).to_dict("records"):
         texts.append(
-            f"{row['model']}: learning rate over batch alone accounts for"
-            f" {share(row['temperature'])} of the variance of log λ̂ between runs, late optimizer"
-            f" and relative rate for {share(row['fraction'])}, all cells for {share(row['cells'])}."
+            f"{row['model']}: of the variance of log λ̂ between runs, a parabola in the logarithm of"
+            f" the late rate (one batch size) accounts for {share(row['temperature'])}, late"
+            f" optimizer and relative rate for {share(row['fraction'])}, all cells for"
+            f" {share(row['cells'])}."
         )
         texts += equal_rate_texts(results, row["model"])
     named = {c.name for c in found if math.isfinite(c.low) and c.low * c.high > 0}
@@ -280,19 +289,16 @@ def prediction_card(results: Mapping) -> Card | None:
 
 
 def equal_rate_texts(results: Mapping, model: str) -> list[str]:
-    """The contrasts at one absolute rate, and what the rate does; not planned beforehand."""
+    """The late optimizer at one absolute rate, and what the rate does; not planned beforehand."""
     found = at_equal_rate(results, model)
     if not found:
         return []
-    told = ", ".join(
-        f"{name} {percent(found[name].value)} ({percent(found[name].low)} to"
-        f" {percent(found[name].high)})"
-        for name in ("early", "late", "early × late")
-    )
+    late = found["late"]
     return [
-        f"{model}, not planned beforehand: at the same learning rate, not the same share of each"
-        f" optimizer's largest, λ̂ changes by: {told}. λ̂ goes as the rate to the power"
-        f" {signed(found['rate'].value)}."
+        f"{model}, not planned beforehand: at the same late learning rate, not the same share of"
+        f" each optimizer's largest, the late optimizer changes λ̂ by {percent(late.value)} (95 %:"
+        f" {percent(late.low)} to {percent(late.high)}); in the middle of the rates λ̂ goes as the"
+        f" late rate to the power {signed(found['rate'].value)}."
     ]
 
 

@@ -73,7 +73,17 @@ def altered(results, key, value):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("batch_size", 32), ("fractions", [0.5]), ("margin", 0.1)]
+    ("key", "value"),
+    [
+        ("dataset", "fashion-mnist"),
+        ("num_images", 3_200),
+        ("batch_size", 32),
+        ("max_epochs", 30),
+        ("optimizers", ["sgd", "adamw"]),
+        ("fractions", [0.5]),
+        ("window", [0.05, 0.02]),
+        ("margin", 0.1),
+    ],
 )
 def test_pieces_of_two_plans_are_refused(pieces, key, value):
     altered(pieces[1][1], key, value)
@@ -99,6 +109,9 @@ def test_of_runs_that_two_pieces_have_the_later_ones_count(pieces):
     rows = again["parts"]["runs"]["2×256, seed 1"]["rows"]
     for row in rows:
         row["seconds"] = 1e4
+    turned = joined([("again", again), *pieces])
+    assert turned["parts"]["runs"]["2×256, seed 1"]["rows"] != rows
+    assert len(turned["config"]["factorial"]["models"]) == 2
     found = joined([*pieces, ("again", again)])
     assert found["parts"]["runs"]["2×256, seed 1"]["rows"] == rows
     assert len(rows_of(found)) == len(rows_of(joined(pieces)))
