@@ -126,7 +126,7 @@ def orthonormal_rows(y: Float[Tensor, "k R D"]) -> Float[Tensor, "k R D"]:
 
 def updated_factors(
     seen: Sequence[Seen], *, alpha: float, eta: float, epsilon: float, delta: float, arithmetic: str
-) -> tuple[FisherFactor, Bool[Tensor, "k"]]:
+) -> tuple[FisherFactor, Bool[Tensor, " k"]]:
     """The factors of k axes of one size after seeing X: their low-rank part moves towards T = η
     XᵀX/N + (1 − η) F.
 
@@ -200,7 +200,7 @@ def _eigh(matrices: Float[Tensor, "k R R"]) -> tuple[Float[Tensor, "k R"], Float
         return nan[..., 0], nan
 
 
-def updated_together(seen: Sequence[Seen], **how) -> tuple[list[FisherFactor], Bool[Tensor, "k"]]:
+def updated_together(seen: Sequence[Seen], **how) -> tuple[list[FisherFactor], Bool[Tensor, " k"]]:
     """`updated_factors` of axes of several sizes, in the order given: those of one size go
     together.
     """
@@ -304,7 +304,7 @@ def _from_rows(rows: Float[Tensor, "N D"], axis: int, shape: torch.Size) -> Tens
 
 def prescaled(
     gradients: Sequence[Tensor],
-) -> tuple[Sequence[Tensor], Float64[Tensor, "T"], Float64[Tensor, "T"], Bool[Tensor, "T"]]:
+) -> tuple[Sequence[Tensor], Float64[Tensor, " T"], Float64[Tensor, " T"], Bool[Tensor, " T"]]:
     """Gradients of a size that can be squared in their type, and what restores them.
 
     On a CPU gradients that are such already stay as they are. All others are divided by a power of
@@ -337,7 +337,7 @@ def _how(group: dict) -> dict:
     return {name: group[name] for name in ("alpha", "eta", "epsilon", "delta", "arithmetic")}
 
 
-def _norms(tensors: Sequence[Tensor]) -> Float64[Tensor, "T"]:
+def _norms(tensors: Sequence[Tensor]) -> Float64[Tensor, " T"]:
     return torch.stack([torch.dot(x, x) for x in map(torch.flatten, tensors)]).double().sqrt()
 
 
@@ -609,8 +609,8 @@ class _Turned(NamedTuple):
     """Directions of T tensors of one device and type, and what their factors' updates need."""
 
     steps: list[Tensor]  # of the gradients' norms
-    finite: Bool[Tensor, "T"]  # whether the gradient is
-    sound: Bool[Tensor, "T"]  # whether the direction is, too
+    finite: Bool[Tensor, " T"]  # whether the gradient is
+    sound: Bool[Tensor, " T"]  # whether the direction is, too
     seen: list[Seen]  # of every axis to update
     owners: list[int]  # the position of the tensor that it is an axis of
 
@@ -668,7 +668,7 @@ def _descend(
     steps: list[Tensor],
     states: list[dict],
     group: dict,
-    skipped: Bool[Tensor, "T"] | None = None,
+    skipped: Bool[Tensor, " T"] | None = None,
 ) -> None:
     """`torch.optim.SGD`'s step along `steps`; where a flag in `skipped` is set, a parameter stays
     as it is.

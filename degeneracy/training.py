@@ -48,7 +48,7 @@ class TrainingResult(NamedTuple):
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    data: tuple[Float[Tensor, "n ..."], Int[Tensor, "n"]],
+    data: tuple[Float[Tensor, "n ..."], Int[Tensor, " n"]],
     batch_size: int = 2000,
     loss_fn: Callable = cross_entropy,
 ) -> tuple[float, float]:

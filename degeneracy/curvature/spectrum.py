@@ -318,7 +318,8 @@ def _lanczos(
     basis = start.new_zeros(count, num_steps, dim)
     diagonals, off_diagonals = np.zeros((count, num_steps)), np.zeros((count, num_steps - 1))
     scale = np.zeros(count)  # of the matrix, from its T so far
-    basis[:, 0] = start / start.norm(dim=1, keepdim=True)
+    norm = start.norm(dim=1, keepdim=True)
+    basis[:, 0] = start / norm
     for step in range(num_steps):
         vector = basis[:, step]
         image = products(vector)

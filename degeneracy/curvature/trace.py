@@ -127,7 +127,7 @@ def hessian_trace(
     return HessianTrace(float(values.mean()), standard_error(values), num_probes)
 
 
-def standard_error(values: Float[Tensor, "probes"]) -> float | None:
+def standard_error(values: Float[Tensor, " probes"]) -> float | None:
     """Of the mean of independent values; None for a single one."""
     return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
 
@@ -141,7 +141,7 @@ def hutchinson(
     seed: int = 0,
     relative_error: float | None = None,
     group: int = ROUND,
-) -> Float[Tensor, "probes"]:
+) -> Float[Tensor, " probes"]:
     """Independent estimates Σ_A vᵀ A v of Σ_A tr A, float64, with signs v of their own for each of
     the `parts` A.
 
@@ -168,7 +168,7 @@ def hutchinson(
     return values
 
 
-def _forms(parts: Sequence[Operator], probes: range, seed: int) -> Float[Tensor, "probes"]:
+def _forms(parts: Sequence[Operator], probes: range, seed: int) -> Float[Tensor, " probes"]:
     streams = [np.random.default_rng((seed, probe)) for probe in probes]
     forms = 0
     for part in parts:
@@ -194,7 +194,7 @@ def streamed_signs(
 
 def xtrace(
     operator: Operator, num_products: int, seed: int = 0, relative_error: float | None = None
-) -> tuple[Float[Tensor, "vectors"], int]:
+) -> tuple[Float[Tensor, " vectors"], int]:
     """XTrace's estimates of tr A, one a probe vector, and the number of products: Epperly, Tropp &
     Webber (2024), § 2.
 
@@ -243,8 +243,8 @@ def leave_one_out(
     inner: Float[Tensor, "r r"],
     triangle: Float[Tensor, "r m"],
     components: Float[Tensor, "r m"],
-    forms: Float[Tensor, "m"],
-) -> Float[Tensor, "m"]:
+    forms: Float[Tensor, " m"],
+) -> Float[Tensor, " m"]:
     """XTrace's m estimates from Qᵀ A Q, R = Qᵀ A Ω, Qᵀ Ω and ω_iᵀ A ω_i, where Q spans A Ω and A is
     symmetric.
 
@@ -270,7 +270,7 @@ def _rounds(number: int, size: int, relative_error: float | None) -> list[range]
     return _cut(range(number), number if relative_error is None else size)
 
 
-def _precise(values: Float[Tensor, "probes"], relative_error: float | None) -> bool:
+def _precise(values: Float[Tensor, " probes"], relative_error: float | None) -> bool:
     error = standard_error(values)
     return (
         relative_error is not None

@@ -56,7 +56,7 @@ class Samples(NamedTuple):
 
     # minibatch losses L_m(w_t), NaN from the draw on where not finite
     losses: Float[np.ndarray, "chains draws"]
-    acceptance: Float[np.ndarray, "chains"]  # mean MALA acceptance, NaN where there is none
+    acceptance: Float[np.ndarray, " chains"]  # mean MALA acceptance, NaN where there is none
 
     @classmethod
     def empty(cls, num_chains: int, num_draws: int) -> "Samples":
@@ -113,7 +113,7 @@ def index_stream(
 
 def _shuffled_passes(
     num_samples: int, batch_size: int, generator: torch.Generator
-) -> Iterator[Int[Tensor, "m"]]:
+) -> Iterator[Int[Tensor, " m"]]:
     while True:
         whole = torch.randperm(num_samples, generator=generator)[
             : num_samples // batch_size * batch_size

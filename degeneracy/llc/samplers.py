@@ -195,7 +195,7 @@ def mala_acceptance(
     starts: Tensor,
     before: tuple[Tensor, Tensor, Tensor],
     after: tuple[Tensor, Tensor, Tensor],
-) -> Float[Tensor, "chains"]:
+) -> Float[Tensor, " chains"]:
     """Probability with which the Metropolis-adjusted Langevin algorithm would have accepted a step
     of SGLD.
 

@@ -46,11 +46,11 @@ class LLCEstimate:
     trace: Float[np.ndarray, "num_chains num_draws"]
     rhat: float | None  # split R-hat of the losses; blind where all chains start at w*
     ess: float | None  # effective sample size of the mean loss
-    diverged: Bool[np.ndarray, "num_chains"]
-    chain_llcs: Float[np.ndarray, "num_chains"]  # λ̂ of each chain, NaN where diverged
+    diverged: Bool[np.ndarray, " num_chains"]
+    chain_llcs: Float[np.ndarray, " num_chains"]  # λ̂ of each chain, NaN where diverged
     chain_verdicts: tuple[str, ...]  # of each, as `chain_verdict` gives them
     # MALA acceptance of each chain, NaN where the sampler has none
-    acceptance: Float[np.ndarray, "num_chains"]
+    acceptance: Float[np.ndarray, " num_chains"]
     # Whether doubling the draws, from the first half to all, moved λ̂ by no more than its error
     # before, and every chain that stayed finite is steady. Necessary, not sufficient: chains that
     # have not left w* also look settled.
@@ -163,7 +163,7 @@ def summarise(
     init_loss: float,
     nbeta: float,
     num_samples: int | None = None,
-    acceptance: Float[np.ndarray, "num_chains"] | None = None,
+    acceptance: Float[np.ndarray, " num_chains"] | None = None,
     settings: SamplerSettings | None = None,
     certificates: Certificates | None = None,
 ) -> LLCEstimate:
@@ -222,7 +222,7 @@ def summarise(
     )
 
 
-def chain_verdict(losses: Float[np.ndarray, "num_draws"]) -> str:
+def chain_verdict(losses: Float[np.ndarray, " num_draws"]) -> str:
     """Whether a chain's mean is steady, still rising, still falling; or the chain diverged, or is
     too short to tell.
 

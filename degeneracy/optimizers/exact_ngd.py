@@ -34,7 +34,7 @@ CHUNK_BYTES = 2**27  # of scores held at once; the backward pass makes it some t
 def fisher_matrix(
     model: nn.Module,
     inputs: Float[Tensor, "n ..."],
-    labels: Int[Tensor, "n"] | None = None,
+    labels: Int[Tensor, " n"] | None = None,
     kind: str = "expected",
     generator: torch.Generator | None = None,
     chunk_size: int | None = None,
@@ -141,8 +141,8 @@ def smoothing(fisher: Float[Tensor, "p p"], alpha: float) -> Float[Tensor, ""]:
 
 
 def natural_gradient(
-    gradient: Float[Tensor, "p"], fisher: Float[Tensor, "p p"], kappa: float | Float[Tensor, ""]
-) -> Float[Tensor, "p"]:
+    gradient: Float[Tensor, " p"], fisher: Float[Tensor, "p p"], kappa: float | Float[Tensor, ""]
+) -> Float[Tensor, " p"]:
     """(F + κI)⁻¹ g for κ > 0 by Cholesky's method in float64; in the gradient's type, in units of
     weight.
 
@@ -175,7 +175,7 @@ def natural_gradient(
     return torch.cholesky_solve(gradient.double()[:, None], factor)[:, 0].to(gradient.dtype)
 
 
-def split_by_parameter(model: nn.Module, vector: Float[Tensor, "p"]) -> dict[str, Tensor]:
+def split_by_parameter(model: nn.Module, vector: Float[Tensor, " p"]) -> dict[str, Tensor]:
     """Views of `vector`, ordered as `fisher_matrix` orders it, by names and in shapes of the
     trainable parameters.
     """
@@ -211,7 +211,7 @@ def cosines(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Float[Tenso
     layers = {layer: [name for name in a if layer_of[name] == layer] for layer in layer_of.values()}
     parts = {name: [name] for name in a} | layers | {"": list(a)}
 
-    def stacked(tensors: dict[str, Tensor], names: list[str]) -> Float[Tensor, "entries"]:
+    def stacked(tensors: dict[str, Tensor], names: list[str]) -> Float[Tensor, " entries"]:
         return torch.cat([tensors[name].detach().double().flatten() for name in names])
 
     pairs = {part: (stacked(a, names), stacked(b, names)) for part, names in parts.items()}
@@ -302,7 +302,7 @@ class ExactNGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def observe(
-        self, inputs: Float[Tensor, "n ..."], labels: Int[Tensor, "n"] | None = None
+        self, inputs: Float[Tensor, "n ..."], labels: Int[Tensor, " n"] | None = None
     ) -> bool:
         """Brings F up to date, before `step`, by the step's own batch or any other; raises as
         `fisher_matrix` does.
