@@ -14,8 +14,9 @@ STUDY_TARGETS := $(subst _,-,$(patsubst $(STUDIES)/%/__init__.py,%,$(wildcard $(
 # A thread of PyTorch for each worker; neighbouring tests go to one, so that they share what is trained.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: run atlas-quick paper-quick natural-gradients-full demo test test-full test-pythons venv venv-dev data lint bench bench-full published schema \
-	runs clean-runs clean help $(STUDY_TARGETS)
+.PHONY: run atlas-quick paper-quick natural-gradients-full demo test test-full test-pythons \
+	venv venv-dev data lint bench bench-full published schema runs clean-runs clean help \
+	$(STUDY_TARGETS)
 .DEFAULT_GOAL := help
 
 run: ngd-sgd  ## the primary experiment: its notebook with CONFIG, and its report's path last
@@ -34,7 +35,7 @@ atlas-quick:  ## the atlas, small: two seeds, a narrow network (15 minutes)
 paper-quick:  ## the paper's tables, small: two seeds, narrow networks, few epochs (15 minutes)
 	@$(MAKE) --no-print-directory paper CONFIG=experiments/args_paper_quick.json
 
-natural-gradients-full:  ## natural gradients with five seeds and four rates an optimizer (an hour)
+natural-gradients-full:  ## natural gradients with five seeds and up to four rates an optimizer (an hour)
 	@$(MAKE) --no-print-directory natural-gradients CONFIG=experiments/args_natural_gradients_full.json
 
 demo: venv  ## a small real run, from training to report, in a minute
@@ -103,7 +104,7 @@ clean:  ## remove the virtual environment and built files, keep data and runs
 	rm -rf .venv .venv-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*##/\t/' | expand -t 24
 	@echo
 	@echo "Studies: make NAME runs a notebook and builds its report; CONFIG=FILE takes another config."
 	@$(LISTING) | sed 's/^/  /'
