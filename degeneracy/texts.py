@@ -10,9 +10,23 @@ Z_95 = 1.96  # half width of a 95 % interval in standard errors
 MOST_DECIMALS, MOST_DIGITS = 12, 15  # of a number that is written out
 
 
+NAMES = {  # of the kinds of optimizers, as the field writes them
+    "sgd": "SGD",
+    "ngd": "NGD",
+    "adamw": "AdamW",
+    "muon": "Muon",
+    "soap": "SOAP",
+    "spngd": "SP-NGD",
+    "seng": "SENG",
+    "exact_ngd": "exact NGD",
+}
+
+
 def label(optimizer: str) -> str:
-    """How figures, tables and sentences call an optimizer: `SGD`, `NGD`, others by their name."""
-    return optimizer.upper() if optimizer in ("sgd", "ngd") else optimizer
+    """How figures, tables and sentences call an optimizer: `SGD`, `AdamW`; one of another name by
+    that name.
+    """
+    return NAMES.get(optimizer, optimizer)
 
 
 def listed(texts: Sequence[str]) -> str:

@@ -79,6 +79,10 @@ class Card:
     text: Sequence[str] = ()  # the sentences behind the verdict
     notes: Sequence[Note] = ()
 
+    def told(self) -> str:
+        """The verdict as text, a line a sentence, for a notebook."""
+        return "\n".join([self.headline, *self.text, *(note.line for note in self.notes)])
+
 
 @dataclass(frozen=True)
 class Section:

@@ -33,7 +33,7 @@ from degeneracy.runs.soundness import (
     run_misfit,
 )
 from degeneracy.runs.store import TRACES, Checkpoint, Point, RunStore, RunStoreError
-from degeneracy.runs.work import PROJECT, Work, new_results, note_environment
+from degeneracy.runs.work import Work, from_project, new_results, note_environment
 from degeneracy.stepper import Stepper, description
 from degeneracy.training import as_stepper, packed_weights
 
@@ -150,7 +150,7 @@ def _data(
     if own is not None:
         splits = checked_splits(own, config.data.batch_size, device)
         return splits, data_digest(splits)
-    root = PROJECT / Path(config.data.root).expanduser()
+    root = from_project(config.data.root)
     return images or load_data(config.data.dataset, root, device), ""
 
 

@@ -20,6 +20,11 @@ Found = Mapping[str, Any]  # as JSON
 Measured = Iterator[tuple[Any, Found]]  # (key, what was found)
 
 
+def from_project(path: str) -> Path:
+    """A path of a config: relative ones are from the project's folder, `~` is the user's."""
+    return PROJECT / Path(path).expanduser()
+
+
 @dataclass(frozen=True)
 class Part:
     """One kind of measurement, and where `results` keeps it.

@@ -18,7 +18,7 @@ from degeneracy.config.reader import read_json
 from degeneracy.config.section import Section
 from degeneracy.data.files import ensure_data_files
 from degeneracy.runs.memory import size_text
-from degeneracy.runs.work import PROJECT
+from degeneracy.runs.work import from_project
 from degeneracy.study import RUNS, Study
 from degeneracy.sweeps.disk import REPORT, run_bytes
 from degeneracy.sweeps.folder import (
@@ -226,4 +226,4 @@ def _get_data(runs: Sequence[Planned]) -> None:
         if isinstance(section, Section) and {"dataset", "root"} <= type(section).model_fields.keys()
     }
     for dataset, root in sorted(wanted):
-        ensure_data_files(dataset, PROJECT / Path(root).expanduser())
+        ensure_data_files(dataset, from_project(root))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch.nn.functional import cross_entropy
@@ -12,7 +11,7 @@ from degeneracy.data.images import TensorData, load_data
 from degeneracy.models.networks import FFNN
 from degeneracy.optimizers.kinds import KINDS
 from degeneracy.optimizers.rates import Rule, Search, largest_stable_rate
-from degeneracy.runs.work import PROJECT, Measured, Work
+from degeneracy.runs.work import Measured, Work, from_project
 from degeneracy.sweeps.sweep import DONE, run_sweep, sweep_of
 from studies.atlas.contrasts import needs_more_seeds
 from studies.atlas.plan import STUDY, axis_of, cells, content_of, group_key
@@ -44,7 +43,7 @@ def measure_rates(work: Work) -> Measured:
 def training_images(work: Work) -> TensorData:
     """The first images of the training set."""
     factorial = work.settings.factorial
-    root = PROJECT / Path(factorial.root).expanduser()
+    root = from_project(factorial.root)
     return load_data(factorial.dataset, root, work.device).train.first(factorial.num_images)
 
 

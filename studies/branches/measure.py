@@ -7,14 +7,13 @@ seconds, is done again where a kill came between the two.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from degeneracy.curvature.largest import top_eigenvalues
+from degeneracy.curvature.summary import curvature_summary
 from degeneracy.curvature.trace import hessian_trace
 from degeneracy.data.images import DataSplits, TensorData, load_data
 from degeneracy.llc.estimate import LLCEstimate, estimate_llcs, mean_loss
@@ -22,7 +21,7 @@ from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.models.balance import balanced
 from degeneracy.models.relative import Relative
 from degeneracy.runs.results import finding
-from degeneracy.runs.work import PROJECT, Measured, Work
+from degeneracy.runs.work import Measured, Work, from_project
 from degeneracy.weights import flattened
 from studies.branches.settings import MeasurementSettings, Settings
 from studies.branches.walk import Branch, Walk, network
@@ -44,7 +43,6 @@ KEPT = (  # of an estimate
     "num_diverged_chains",
 )
 SAMPLER_KEYS = {"nbeta", "localization", "num_chains", "num_draws", "sampler_batch_size"}
-TOLERANCE = 0.01  # relative, of the largest eigenvalue
 PUBLISHED = {  # arXiv:2409.04913
     "sampler": "sgld",
     "num_chains": 2,
@@ -60,7 +58,7 @@ PUBLISHED_BATCH = 128
 def images(work: Work) -> DataSplits:
     """The first images of the training set, and the whole test set."""
     training = work.settings.training
-    root = PROJECT / Path(training.root).expanduser()
+    root = from_project(training.root)
     data = load_data(training.dataset, root, work.device)
     return DataSplits(data.train.first(training.num_images), data.test)
 
@@ -221,15 +219,8 @@ def curvature(
     model: nn.Module, state: dict, data: TensorData, how: MeasurementSettings, gauge: str
 ) -> dict[str, Any]:
     """Trace and largest eigenvalue of the Hessian over the first images."""
-    model.load_state_dict(state)
-    few = tuple(data.first(how.hessian_images))
-    trace = hessian_trace(model, cross_entropy, few, num_probes=how.num_probes)
-    (largest,) = top_eigenvalues(model, cross_entropy, few, k=1, tolerance=TOLERANCE)
-    return {
-        f"{gauge}_trace": trace.trace,
-        f"{gauge}_trace_std_error": trace.std_error,
-        f"{gauge}_largest": float(largest),
-    }
+    found = curvature_summary(model, state, tuple(data.first(how.hessian_images)), how.num_probes)
+    return {f"{gauge}_{name}": value for name, value in found._asdict().items()}
 
 
 def relative(model: nn.Module, state: dict, data: TensorData) -> Relative:

@@ -6,25 +6,21 @@ are not kept: the training, which takes seconds, is done again where a kill came
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
-from degeneracy.curvature.largest import top_eigenvalues
-from degeneracy.curvature.trace import hessian_trace
+from degeneracy.curvature.summary import curvature_summary
 from degeneracy.data.images import TensorData, load_data
 from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.models.balance import balanced
 from degeneracy.runs.results import finding
-from degeneracy.runs.work import PROJECT, Measured, Work
+from degeneracy.runs.work import Measured, Work, from_project
 from studies.descents.descent import Descent, Passage, network
 from studies.descents.settings import MeasurementSettings, Settings
 
 SAMPLER_KEYS = {"nbeta", "localization", "num_chains", "num_draws", "sampler_batch_size"}
-TOLERANCE = 0.01  # relative, of the largest eigenvalue
 KEPT = (  # of an estimate
     "llc",
     "std_error",
@@ -45,7 +41,7 @@ KEPT = (  # of an estimate
 def images(work: Work) -> TensorData:
     """The first images of the training set, pooled."""
     training = work.settings.training
-    root = PROJECT / Path(training.root).expanduser()
+    root = from_project(training.root)
     data = load_data(training.dataset, root, work.device).train.first(training.num_images)
     return data.pooled(training.pooled)
 
@@ -121,20 +117,10 @@ def degeneracy(settings: Settings, data: TensorData, weights: dict[str, Tensor])
     )
     found = finding(estimate)
     kept = {name: found[name] for name in KEPT if name in found}
-    return {"llc": kept, **curvature(model, weights, data, how)}
+    few = tuple(data.first(how.hessian_images))
+    return {"llc": kept, **curvature_summary(model, weights, few, how.num_probes)._asdict()}
 
 
 def sampler(how: MeasurementSettings, seed: int) -> SamplerSettings:
     """Of the estimates."""
     return SamplerSettings(sampler=AUTO, seed=seed, **how.model_dump(include=SAMPLER_KEYS))
-
-
-def curvature(
-    model: nn.Module, weights: dict[str, Tensor], data: TensorData, how: MeasurementSettings
-) -> dict[str, Any]:
-    """Trace and largest eigenvalue of the Hessian over the first images."""
-    model.load_state_dict(weights)
-    few = tuple(data.first(how.hessian_images))
-    trace = hessian_trace(model, cross_entropy, few, num_probes=how.num_probes)
-    (largest,) = top_eigenvalues(model, cross_entropy, few, k=1, tolerance=TOLERANCE)
-    return {"trace": trace.trace, "trace_std_error": trace.std_error, "largest": float(largest)}

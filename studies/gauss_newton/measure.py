@@ -6,7 +6,6 @@ Parts: "train", then from the checkpoints "cka", "ntk", "weights" and "degenerac
 import itertools
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +18,7 @@ from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.runs.results import finding
 from degeneracy.runs.store import Checkpoint, Point
-from degeneracy.runs.work import PROJECT, Measured, Work
+from degeneracy.runs.work import Measured, Work, from_project
 from studies.gauss_newton.logs import Log
 from studies.gauss_newton.network import RevMLP
 from studies.gauss_newton.settings import Settings
@@ -51,9 +50,7 @@ def images(work: Work) -> DataSplits:
     """The data set, read once; raises `data.files.DataError` where it cannot be had."""
     if "images" not in work.traces:
         data = work.settings.data
-        work.traces["images"] = load_data(
-            data.dataset, PROJECT / Path(data.root).expanduser(), work.device
-        )
+        work.traces["images"] = load_data(data.dataset, from_project(data.root), work.device)
     return work.traces["images"]
 
 

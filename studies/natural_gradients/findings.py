@@ -14,8 +14,3 @@ def findings(results: Mapping) -> Findings:
     order = [FIRST, *(name for name in SECTIONS if name != FIRST)]
     cards = [SECTIONS[name].card(parts[name]) for name in order if parts.get(name)]
     return Findings(cards or [Card("Natural gradients", "Nothing has been measured yet.")])
-
-
-def told(card: Card) -> str:
-    """A verdict as text: the claim, what was measured, what qualifies it."""
-    return "\n\n".join([card.headline, *card.text, *(note.line for note in card.notes)])

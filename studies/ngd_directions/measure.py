@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import islice, product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from degeneracy.data.images import TensorData, load_data
 from degeneracy.models.networks import FFNN, num_parameters
 from degeneracy.optimizers.exact_ngd import KINDS, fisher_matrix
-from degeneracy.runs.work import PROJECT, Measured, Work
+from degeneracy.runs.work import Measured, Work, from_project
 from ngd import ARITHMETICS, NGD
 from studies.ngd_directions.comparison import (
     Directions,
@@ -66,9 +65,7 @@ def measure_float32(work: Work) -> Measured:
 def images(work: Work) -> TensorData:
     """The training images; raises `data.files.DataError` where they cannot be had."""
     training = work.settings.training
-    return load_data(
-        training.dataset, PROJECT / Path(training.root).expanduser(), work.device
-    ).train
+    return load_data(training.dataset, from_project(training.root), work.device).train
 
 
 # ---- beside the exact natural gradient -----------------------------------------------------------

@@ -52,7 +52,7 @@ def card_text(results: Mapping[str, Any], title: str) -> str:
     """Headline and sentences of a card, a line each, for a notebook."""
     cards = {card.title: card for card in findings(results).cards}
     card = cards.get(title, Card(title, "Nothing has been measured yet."))
-    return "\n".join([card.headline, *card.text])
+    return card.told()
 
 
 def _problems(results: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,5 @@
 """Which images does a run of this study see, and are they enough, and few enough?"""
 
-from pathlib import Path
-
 import torch
 
 from degeneracy.config.reader import ConfigError
@@ -9,7 +7,7 @@ from degeneracy.curvature.fisher import refuse_more_than_memory
 from degeneracy.data.images import DataSplits, TensorData, load_data
 from degeneracy.models.networks import num_parameters
 from degeneracy.runs.run import model_factories
-from degeneracy.runs.work import PROJECT
+from degeneracy.runs.work import from_project
 from studies.phase_transitions.settings import Settings
 
 
@@ -20,7 +18,7 @@ def first_images(settings: Settings, device: torch.device) -> DataSplits:
         data.files.DataError: The data set cannot be had.
     """
     data = settings.data
-    whole = load_data(data.dataset, PROJECT / Path(data.root).expanduser(), device)
+    whole = load_data(data.dataset, from_project(data.root), device)
     return DataSplits(
         _first(whole.train, data.num_train_images), _first(whole.test, data.num_test_images)
     )

@@ -23,7 +23,7 @@ from degeneracy.runs.directories import find_runs
 from degeneracy.runs.results import at, optimizers_of, parting_epoch
 from degeneracy.runs.run import model_factories
 from degeneracy.runs.store import Point, RunStore
-from degeneracy.runs.work import PROJECT
+from degeneracy.runs.work import from_project
 from degeneracy.training import packed_weights
 from studies.sgd_regimes.boundaries import convergence_boundary
 from studies.sgd_regimes.checks import noise_strength
@@ -115,7 +115,7 @@ def weighted_kernel(model: nn.Module, inputs: Float[Tensor, "n ..."]) -> Float[n
 
 def training_images(config: Config, num_images: int) -> tuple[Float[Tensor, "n ..."], int]:
     """The first images of the run's training set, and how many it has."""
-    root = PROJECT / Path(config.data.root).expanduser()
+    root = from_project(config.data.root)
     train = load_data(config.data.dataset, root).train
     return train.inputs[:num_images], len(train.labels)
 

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from degeneracy.runs.store import RunStoreError
-from degeneracy.runs.work import PROJECT, Measured, Work
+from degeneracy.runs.work import Measured, Work, from_project
 from studies.sgd_regimes import bridge
 from studies.sgd_regimes.averaging import averaged
 from studies.sgd_regimes.boundaries import averaged_boundary, convergence_boundary, verdict
@@ -362,7 +362,7 @@ def measure_spectrum(work: Work) -> Measured:
 def measure_bridge(work: Work) -> Measured:
     """Where finished runs of the main experiment lie, and their λ̂; a run directory each."""
     settings = work.settings.bridge
-    root = PROJECT / Path(settings.root).expanduser()
+    root = from_project(settings.root)
     runs = {bridge.name_below(run, root): run for run in bridge.complete_runs(root)}
     work.found()  # there, and empty, where no run is found
     for key in work.todo(runs, "run"):

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from degeneracy.data.files import DataError
 from degeneracy.data.images import load_data
-from degeneracy.runs.work import PROJECT
+from degeneracy.runs.work import from_project
 from studies.sgd_regimes.checks import check_law
 
 IMAGES = {"mnist": "mnist", "fashion-mnist": "fashion-mnist", "cifar10": "cifar10"}
@@ -66,7 +66,7 @@ def load_samples(
     if size < 2:
         raise ValueError(f"N = {size} given; allowed: N >= 2")
     random = np.random.default_rng(seed)
-    return SETS[name](PROJECT / Path(root).expanduser(), size, num_others, random, name)
+    return SETS[name](from_project(root), size, num_others, random, name)
 
 
 def stratified(

@@ -2,12 +2,22 @@
 
 import pytest
 
-from degeneracy.texts import count_of, difference_texts, drift_text, label, listed, with_error
+from degeneracy.optimizers.kinds import KINDS
+from degeneracy.texts import (
+    NAMES,
+    count_of,
+    difference_texts,
+    drift_text,
+    label,
+    listed,
+    with_error,
+)
 
 
-def test_sgd_and_ngd_are_written_large_and_others_as_they_are_called():
+def test_every_kind_is_written_as_the_field_does_and_others_as_they_are_called():
     names = ("sgd", "ngd", "adamw", "My opt")
-    assert [label(name) for name in names] == ["SGD", "NGD", "adamw", "My opt"]
+    assert [label(name) for name in names] == ["SGD", "NGD", "AdamW", "My opt"]
+    assert set(KINDS) == set(NAMES)
 
 
 def test_one_is_singular_and_any_other_count_plural():

@@ -79,9 +79,9 @@ def decomposed(rows: Sequence[Row]) -> tuple[Along, Matched]:
 
 
 def headline(along: Along, matched: Matched) -> str:
-    """Which moves λ̂ more, the rate or the optimizer."""
+    """What optimizers do at matched steps, and rates along an optimizer, side by side."""
     spread = max(matched.offsets.values()) - min(matched.offsets.values())
-    within = max(along.ranges.values(), default=None)
+    ranges = list(along.ranges.values())
     if math.isnan(matched.p):
         why = "too few runs count"
         if math.isnan(spread):
@@ -95,17 +95,20 @@ def headline(along: Along, matched: Matched) -> str:
             "At matched steps to the loss no difference of λ̂ between optimizers is seen"
             f" (p = {matched.p:.2g})"
         )
-        if within is not None:
-            text += f"; along an optimizer's rates its mean λ̂ spans up to {within:.1f}"
-        return f"{text}."
+        return f"{text}{_spans(ranges)}."
     text = (
         "At matched steps to the loss optimizers differ in λ̂"
         f" (p = {matched.p:.1g}), by up to {spread:.1f}"
     )
-    if within is not None:
-        how = "less" if spread < within else "more"
-        text += f", {how} than what the mean λ̂ of one of them spans over its rates ({within:.1f})"
-    return f"{text}."
+    return f"{text}{_spans(ranges)}."
+
+
+def _spans(ranges: Sequence[float]) -> str:
+    """What an optimizer's own rates do, to stand beside; empty where none has several."""
+    if not ranges:
+        return ""
+    mean, most = float(np.mean(ranges)), max(ranges)
+    return f"; over its own rates an optimizer's mean λ̂ spans {mean:.1f}, at most {most:.1f}"
 
 
 def paragraph(along: Along, matched: Matched) -> str:

@@ -46,7 +46,6 @@ def found(parts: Mapping[str, Any]) -> dict[str, Any]:
     passages = training["passages"]
     return {
         "outcome": training["outcome"],
-        "num_weights": training["num_weights"],
         "looks": thinned(training["looks"]),
         "passage": passages[-1] if passages else None,
         "point": points[-1] if points else None,

@@ -214,13 +214,13 @@ def descend(
     num_steps: int,
     until: float = 0.0,
 ) -> Descent:
-    """Steps of `"ngd"`, `"gd"` or `"kfac"` until the error is `until`, `num_steps`, or overflow.
+    """Steps of `"ngd"` or `"gd"` until the error is `until`, `num_steps`, or overflow.
 
     Raises:
         ValueError: Another method, parallel inputs, or as the method's step.
     """
-    if method not in ("ngd", "gd", "kfac"):
-        raise ValueError(f"method {method!r} given; allowed: ngd, gd, kfac")
+    if method not in ("ngd", "gd"):
+        raise ValueError(f"method {method!r} given; allowed: ngd, gd")
     check_inputs(inputs)
     start = float((outputs(network, inputs) - labels).square().sum())
     errors, ranks = [1.0], []
@@ -231,8 +231,7 @@ def descend(
                 network, solved = natural_step(network, inputs, labels, lr)
             ranks.append(solved.rank)
         else:
-            step = gradient_step if method == "gd" else kfac_step
-            network = step(network, inputs, labels, lr)
+            network = gradient_step(network, inputs, labels, lr)
         errors.append(float((outputs(network, inputs) - labels).square().sum()) / start)
     return Descent(errors, min(ranks, default=None))
 

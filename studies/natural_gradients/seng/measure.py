@@ -1,7 +1,6 @@
 """What is measured of SENG's sketches, a seed at a time? Touches no file."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from degeneracy.data.images import TensorData, load_data
 from degeneracy.models.networks import FFNN
-from degeneracy.runs.work import PROJECT, Measured, Work
+from degeneracy.runs.work import Measured, Work, from_project
 from studies.natural_gradients.seng.directions import (
     cosine,
     directions,
@@ -30,7 +29,7 @@ def measure(work: Work) -> Measured:
     data = None
     for key in work.todo(seeds, "seed"):
         if data is None:
-            root = PROJECT / Path(settings.root).expanduser()
+            root = from_project(settings.root)
             data = load_data(settings.dataset, root, work.device).train
         yield key, found(settings, data, seeds[key])
 

@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from degeneracy.data.images import load_data
 from degeneracy.optimizers.distributed import RankLostError, numbers_sent, process_group
 from degeneracy.optimizers.spngd import SPNGD
-from degeneracy.runs.work import PROJECT
+from degeneracy.runs.work import from_project
 from degeneracy.training import evaluate
 from studies.natural_gradients.sp_ngd.runs import batches, flat_images, network
 
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _train(options: argparse.Namespace, device: torch.device) -> None:
     rank, size = dist.get_rank(), dist.get_world_size()
-    data = flat_images(load_data("mnist", PROJECT / Path("data"), device).train)
+    data = flat_images(load_data("mnist", from_project("data"), device).train)
     for alpha in ALPHAS:
         model = network(data.inputs.shape[1], options.width, 2, seed=1).to(device)
         optimizer = SPNGD(model, 0.01, alpha=alpha)

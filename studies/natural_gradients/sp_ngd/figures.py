@@ -15,13 +15,13 @@ from degeneracy.report.style import (
     empty_figure,
     optimizer_colours,
 )
-from degeneracy.texts import number
+from degeneracy.texts import label, number
 
 LOSS, REFRESHED, SENT, BALANCE = (
     f"sp-ngd-{key}" for key in ("loss", "refreshed", "sent", "balance")
 )
-NAMES = {"sgd": "SGD", "spngd": "SP-NGD"}
-COLOURS = optimizer_colours(list(NAMES))
+COMPARED = ("sgd", "spngd")
+COLOURS = optimizer_colours(COMPARED)
 MESSAGES = {
     "whole": ("fresh, whole matrices", "#999933"),
     "packed": ("fresh, triangles", "#0072b2"),
@@ -78,7 +78,7 @@ def loss_figure(part: Mapping) -> go.Figure | None:
         name = run["optimizer"]
         for column, axis in enumerate(("steps", "seconds"), start=1):
             line = go.Scatter(x=run[axis], y=_array(run["losses"]), mode="lines")
-            line.update(name=NAMES[name], legendgroup=name, showlegend=name not in shown)
+            line.update(name=label(name), legendgroup=name, showlegend=name not in shown)
             line.update(line={"color": COLOURS[name], "width": 1.6})
             figure.add_trace(line, row=1, col=column)
             shown.add(name)

@@ -6,11 +6,11 @@ import numpy as np
 
 from degeneracy.report.page import Card, Tile
 from degeneracy.report.tables import Table
-from degeneracy.texts import count_of, listed, number
+from degeneracy.texts import count_of, label, listed, number
 from studies.natural_gradients.sp_ngd.figures import (
     COLOURS,
+    COMPARED,
     LOSS,
-    NAMES,
     beside_fresh,
     by_alpha,
     of_kind,
@@ -32,8 +32,8 @@ def card(part: Mapping) -> Card:
     if not part:
         return Card(TITLE, "Nothing has been measured yet.", text=[CLAIM])
     tiles = [
-        Tile(NAMES[name], f"{steps:.0f} steps", f"{seconds:.1f} s", COLOURS[name])
-        for name in NAMES
+        Tile(label(name), f"{steps:.0f} steps", f"{seconds:.1f} s", COLOURS[name])
+        for name in COMPARED
         if (steps := middle(part, name, "steps")) is not None
         and (seconds := middle(part, name, "seconds")) is not None
     ]
@@ -60,15 +60,15 @@ def race_text(part: Mapping) -> str:
     if not runs:
         return ""
     target = runs[0]["target"]
-    absent = [NAMES[n] for n in NAMES if not any(run["optimizer"] == n for run in runs)]
+    absent = [label(n) for n in COMPARED if not any(run["optimizer"] == n for run in runs)]
     if absent:
         return f"To a loss of {target:g} {listed(absent)} has not been run yet."
     values = {
-        (name, key): middle(part, name, key) for name in NAMES for key in ("steps", "seconds")
+        (name, key): middle(part, name, key) for name in COMPARED for key in ("steps", "seconds")
     }
     missed = [run for run in runs if not run["reached"]]
     failed = f" ({count_of(len(missed), 'run')} did not arrive)" if missed else ""
-    if lost := [NAMES[name] for name in NAMES if values[name, "steps"] is None]:
+    if lost := [label(name) for name in COMPARED if values[name, "steps"] is None]:
         return f"A loss of {target:g} was not reached by {listed(lost)}{failed}."
     steps = values["spngd", "steps"] / values["sgd", "steps"]
     time = values["spngd", "seconds"] / values["sgd", "seconds"]

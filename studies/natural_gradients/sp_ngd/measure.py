@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from degeneracy.data.images import DataSplits, TensorData, load_data
 from degeneracy.optimizers.distributed import numbers_sent
 from degeneracy.optimizers.spngd import SPNGD
-from degeneracy.runs.work import PROJECT, Measured, Work
+from degeneracy.runs.work import Measured, Work, from_project
 from degeneracy.stepper import Stepper, TorchStepper
 from studies.natural_gradients.sp_ngd.balance import balance, resnet50_blocks
 from studies.natural_gradients.sp_ngd.runs import flat_images, network, run_refreshes, run_to_loss
@@ -34,7 +33,7 @@ def _makers(settings: Settings, device: torch.device) -> Iterator[tuple[str, Any
 
     @cache
     def data() -> DataSplits:
-        return load_data("mnist", PROJECT / Path(settings.root).expanduser(), device)
+        return load_data("mnist", from_project(settings.root), device)
 
     for seed in settings.seeds:
         for name in OPTIMIZERS:

@@ -114,7 +114,6 @@ def run_refreshes(
         "loss": loss,
         "accuracy": accuracy,
         "seconds": spent,
-        "skipped": optimizer.num_skipped_updates,
         "sent": {
             "whole": numbers_sent(optimizer.blocks, every, num_ranks, triangles=False).total,
             "packed": numbers_sent(optimizer.blocks, every, num_ranks).total,

@@ -6,8 +6,6 @@ import shutil
 import pytest
 import torch
 from executed_notebook import execute
-from torch.func import functional_call, hessian
-from torch.nn.functional import cross_entropy
 
 from degeneracy.config.reader import ConfigError, parse_config
 from degeneracy.data.images import TensorData
@@ -18,8 +16,8 @@ from studies.descents import STUDY
 from studies.descents.descent import DIVERGED, REACHED, TIRED, Descent, network
 from studies.descents.figures import descent_figures
 from studies.descents.findings import findings
-from studies.descents.measure import curvature, keys_of
-from studies.descents.settings import MeasurementSettings, Settings
+from studies.descents.measure import keys_of
+from studies.descents.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -118,27 +116,6 @@ def test_a_training_that_diverges_or_does_not_arrive_is_said_to():
     short = Descent(small(lr=1e-5, max_steps=5), data)
     assert list(short.passages()) == []
     assert (short.outcome, short.looks[-1][0]) == (TIRED, 5)
-
-
-def test_the_trace_is_the_hessians():
-    """A dense Hessian's; Hutchinson's estimate within four of its standard errors."""
-    settings, data = small(), blobs(64)
-    model = network(settings.training, data).double()
-    data = TensorData(data.inputs.double(), data.labels)
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    names = list(weights)
-
-    def loss(flat):
-        parts = flat.split([weights[name].numel() for name in names])
-        given = {n: p.view_as(weights[n]) for n, p in zip(names, parts, strict=True)}
-        return cross_entropy(functional_call(model, given, (data.inputs,)), data.labels)
-
-    flat = torch.cat([weights[name].flatten() for name in names])
-    dense = hessian(loss)(flat)
-    how = MeasurementSettings(num_probes=200, hessian_images=64)
-    found = curvature(model, weights, data, how)
-    assert abs(found["trace"] - float(dense.trace())) <= 4 * found["trace_std_error"]
-    assert found["largest"] == pytest.approx(float(torch.linalg.eigvalsh(dense)[-1]), rel=0.011)
 
 
 def test_each_loss_that_was_passed_has_its_measures(results):

@@ -16,7 +16,7 @@ from degeneracy.study import PartError, finish, measure, open_work, run_study
 from degeneracy.sweeps.folder import State
 from studies.natural_gradients import STUDY
 from studies.natural_gradients.figures import study_figures
-from studies.natural_gradients.findings import findings, told
+from studies.natural_gradients.findings import findings
 from studies.natural_gradients.sections import SECTIONS
 from studies.natural_gradients.settings import Settings
 
@@ -154,7 +154,7 @@ def test_the_comparison_comes_first_and_its_runs_went(finished):
 def test_a_verdict_as_text_opens_with_its_headline_and_keeps_what_qualifies_it(finished):
     for name, part in read(finished)["parts"].items():
         card = SECTIONS[name].card(part)
-        lines = told(card).split("\n\n")
+        lines = card.told().split("\n")
         assert lines[0] == card.headline
         assert lines[1 : 1 + len(card.text)] == list(card.text)
         assert lines[1 + len(card.text) :] == [note.line for note in card.notes]

@@ -16,6 +16,7 @@ from synthetic_results import (
 
 from degeneracy.report.run_tables import series_csv
 from degeneracy.report.style import optimizer_colours
+from degeneracy.texts import label
 from studies.ngd_sgd.figures import study_figures
 from studies.ngd_sgd.findings import findings
 
@@ -84,9 +85,8 @@ def test_the_headline_follows_the_numbers_whichever_way_they_fall(ngd, words):
 def test_only_ngd_against_sgd_is_held_against_the_publication(names, llc, word):
     headline = only_card(run_with((42.5, 0.6), (llc, 0.8), names=names, loss=0.1)).headline
     assert "publish" not in headline
-    labels = [{"sgd": "SGD", "ngd": "NGD"}.get(name, name) for name in names]
-    assert f"{labels[1]}'s" in headline
-    assert f"{labels[0]}'s" in headline
+    assert f"{label(names[1])}'s" in headline
+    assert f"{label(names[0])}'s" in headline
     assert word in headline
 
 
@@ -107,7 +107,7 @@ def test_four_optimizers_are_compared_in_one_sentence():
     finals = ((43.0, 0.5), (55.0, 0.5), (30.0, 0.5), (43.2, 0.5))
     headline = only_card(run_with(*finals, names=FOUR, loss=0.1)).headline
     assert headline == (
-        "Against SGD's, the final LLC is higher for NGD (as published), lower for adamw, not"
+        "Against SGD's, the final LLC is higher for NGD (as published), lower for AdamW, not"
         " detectably different for my opt <b>."
     )
 
@@ -127,9 +127,9 @@ def test_one_optimizer_gets_its_number_and_no_comparison():
     results = run_with((43.0, 0.5), names=("adamw",), kind="standard")
     card = only_card(results)
     assert card.headline == (
-        "adamw's final LLC is 43.00 ± 0.50; there is no other to compare it with."
+        "AdamW's final LLC is 43.00 ± 0.50; there is no other to compare it with."
     )
-    assert [tile.name for tile in card.tiles] == ["adamw, final LLC"]
+    assert [tile.name for tile in card.tiles] == ["AdamW, final LLC"]
     assert "ifference" not in said(results)
 
 
@@ -167,10 +167,10 @@ def test_an_optimizer_that_cannot_be_compared_is_a_note_beside_those_that_can():
     results, _ = synthetic_run(kind="standard", optimizers=FOUR)
     diverge(results, TITLE, "adamw", 3)
     card = only_card(results)
-    assert "adamw" not in card.headline
+    assert "AdamW" not in card.headline
     notes = {note.line: note.detail for note in card.notes}
-    assert notes["adamw is not compared with SGD"] == (
-        "The last LLC is of epoch 20 for SGD, of epoch 2 for adamw."
+    assert notes["AdamW is not compared with SGD"] == (
+        "The last LLC is of epoch 20 for SGD, of epoch 2 for AdamW."
     )
 
 
@@ -179,12 +179,12 @@ def test_optimizers_that_cannot_be_compared_for_one_reason_share_a_clause_and_a_
     for name in ("ngd", "adamw"):
         diverge(results, TITLE, name, 3)
     notes = {note.line: note.detail for note in only_card(results).notes}
-    assert notes["NGD and adamw are not compared with SGD"] == (
-        "The last LLC is of epoch 20 for SGD, of epoch 2 for NGD and adamw."
+    assert notes["NGD and AdamW are not compared with SGD"] == (
+        "The last LLC is of epoch 20 for SGD, of epoch 2 for NGD and AdamW."
     )
     diverge(results, TITLE, "my opt <b>", 5)
     assert only_card(results).headline == (
-        "No comparison: the last LLC is of epoch 20 for SGD, of epoch 2 for NGD and adamw, of epoch"
+        "No comparison: the last LLC is of epoch 20 for SGD, of epoch 2 for NGD and AdamW, of epoch"
         " 4 for my opt <b>."
     )
 
@@ -227,7 +227,7 @@ def test_every_difference_to_the_baseline_has_a_sentence_and_a_tile():
     finals = ((43.0, 0.3), (55.0, 0.4), (40.0, 0.4), (50.0, 0.4))
     card = only_card(run_with(*finals, names=FOUR))
     half = 1.96 * 0.5
-    for name, difference in (("NGD", 12), ("adamw", -3), ("my opt <b>", 7)):
+    for name, difference in (("NGD", 12), ("AdamW", -3), ("my opt <b>", 7)):
         ends = f"{difference - half:.2f} to {difference + half:.2f}"
         start = f"Difference {name} − SGD: {difference:+.2f}, 95 % interval from {ends}"
         assert any(text.startswith(start) for text in card.text)
@@ -333,7 +333,7 @@ def test_what_many_optimizers_share_is_one_short_line_with_their_numbers_in_the_
         set_final(results, TITLE, name, num_unsettled_chains=2)
     (note,) = [note for note in only_card(results).notes if "settled" in note.line]
     assert note.line == "4 optimizers: chains had not settled"
-    assert note.detail.startswith("SGD: 2 of 2, NGD: 2 of 2, adamw: 2 of 2, my opt <b>: 2 of 2. ")
+    assert note.detail.startswith("SGD: 2 of 2, NGD: 2 of 2, AdamW: 2 of 2, my opt <b>: 2 of 2. ")
 
 
 def test_diverged_chains_are_counted():
@@ -363,14 +363,14 @@ def test_a_diverged_optimizer_is_named():
     [
         (("sgd", "ngd"), "NGD never started", ""),
         (("adamw", "sgd", "ngd"), "SGD and NGD never started", ""),
-        (FOUR, "3 optimizers never started", "NGD, adamw and my opt <b>. "),
+        (FOUR, "3 optimizers never started", "NGD, AdamW and my opt <b>. "),
     ],
 )
 def test_what_never_started_after_a_swap_is_one_note_and_not_called_diverged(names, line, detail):
     results, _ = synthetic_run(optimizers=names)
     for name in names:
         diverge(results, TITLE, name, 3)
-    trunk = {"sgd": "SGD"}.get(names[0], names[0])
+    trunk = label(names[0])
     first, second, *others = only_card(results).notes
     assert first.line == f"{trunk} diverged in epoch 3"
     run = f"The {trunk} run, from which a swap goes on,"
@@ -448,6 +448,6 @@ def test_the_table_of_the_grid_compares_each_optimizer_with_the_baseline():
     add_rescaling(results)
     table = findings(results).tables[-1]
     names = [text for text, _ in table.head]
-    assert names[7:] == ["NGD − SGD", "order", "adamw − SGD", "order", "my opt <b> − SGD", "order"]
+    assert names[7:] == ["NGD − SGD", "order", "AdamW − SGD", "order", "my opt <b> − SGD", "order"]
     colours = optimizer_colours(FOUR)
     assert dict(table.head)["my opt <b> λ̂"] == colours["my opt <b>"]

@@ -178,23 +178,23 @@ def test_of_several_optimizers_the_headline_names_those_whose_cells_disagree():
     results = settled_run([HIGHER, LOWER], HIGHER, names)
     set_final(results, TITLE, "adamw", llc=30.0)
     assert clause_of(results) == (
-        "over γ × nβ that order does not hold in every settled cell for NGD and adamw"
+        "over γ × nβ that order does not hold in every settled cell for NGD and AdamW"
     )
     for cell in results["models"][TITLE]["llc_grid"]["cells"]:
         cell["optimizers"]["adamw"]["settled"] = False
     assert clause_of(results) == (
         "over γ × nβ that order does not hold in every settled cell for NGD; no cell of γ × nβ has"
-        " settled for adamw"
+        " settled for AdamW"
     )
 
 
 @pytest.mark.parametrize("error", [5.0, None])
 def test_of_an_optimizer_without_a_stated_order_the_headline_counts_the_cells(error):
-    """NGD's final LLC is higher; of adamw's, the interval includes 0, or there is none."""
+    """NGD's final LLC is higher; of AdamW's, the interval includes 0, or there is none."""
     results = settled_run([HIGHER, LOWER], HIGHER, ("sgd", "ngd", "adamw"))
     set_final(results, TITLE, "adamw", llc=41.0, llc_std_error=error)
     assert clause_of(results) == (
-        "over γ × nβ that order does not hold in every settled cell for NGD; adamw's LLC is higher"
+        "over γ × nβ that order does not hold in every settled cell for NGD; AdamW's LLC is higher"
         " in 1, lower in 1 of 2 settled cells"
     )
 
@@ -207,7 +207,7 @@ def test_optimizers_without_a_stated_order_whose_cells_say_the_same_share_a_clau
         found = cell["optimizers"]
         found["adamw"], found["my opt <b>"] = found["ngd"], found["sgd"]
     counts = "higher in 1, lower in 1 of 2 settled cells"
-    assert clause_of(results) == f"over γ × nβ NGD's and adamw's LLC is {counts}"
+    assert clause_of(results) == f"over γ × nβ NGD's and AdamW's LLC is {counts}"
 
 
 @pytest.mark.parametrize("names", [("sgd", "ngd"), ("sgd", "ngd", "adamw")])
@@ -231,8 +231,8 @@ def test_an_optimizer_that_no_cell_has_is_a_note_and_nowhere_else_of_the_grid():
     diverge(results, TITLE, "adamw", 3)
     card = only_card(results)
     assert list(grid_orders(TITLE, results)) == ["ngd", "my opt <b>"]
-    assert "adamw is not on the grid of γ × nβ" in [note.line for note in card.notes]
-    assert not any("adamw" in text for text in card.text if text.startswith("Over"))
+    assert "AdamW is not on the grid of γ × nβ" in [note.line for note in card.notes]
+    assert not any("AdamW" in text for text in card.text if text.startswith("Over"))
     assert not llc_grid_figure(TITLE, results, "adamw").data
     head = [text for text, _ in findings(results).tables[-1].head]
     assert head[3:6] == ["SGD λ̂", "NGD λ̂", "my opt <b> λ̂"]
@@ -242,13 +242,13 @@ def test_an_optimizer_that_no_cell_has_is_a_note_and_nowhere_else_of_the_grid():
 def test_several_optimizers_that_no_cell_has_share_a_note():
     results, _ = synthetic_run(kind="standard", optimizers=(*FOUR, "muon"))
     add_grid(results, without=("adamw", "muon"))
-    assert "adamw and muon are not on the grid of γ × nβ" in [
+    assert "AdamW and Muon are not on the grid of γ × nβ" in [
         note.line for note in only_card(results).notes
     ]
     add_grid(results, without=("ngd", "adamw", "muon"))
     (note,) = [note for note in only_card(results).notes if "grid" in note.line]
     assert note.line == "3 optimizers are not on the grid of γ × nβ"
-    assert note.detail.startswith("NGD, adamw and muon. ")
+    assert note.detail.startswith("NGD, AdamW and Muon. ")
 
 
 def test_every_optimizer_is_compared_with_the_first_in_every_cell():
@@ -262,7 +262,7 @@ def test_every_optimizer_is_compared_with_the_first_in_every_cell():
             assert list(cell.findings) == ["sgd", other]
             assert cell.difference == found[other]["llc"] - found["sgd"]["llc"]
     sentences = [text for text in only_card(results).text if text.startswith("Over 8 cells")]
-    for text, name in zip(sentences, ("NGD", "adamw", "my opt <b>"), strict=True):
+    for text, name in zip(sentences, ("NGD", "AdamW", "my opt <b>"), strict=True):
         assert text.startswith(f"Over 8 cells of γ × nβ, {name}'s LLC after epoch 20 is ")
     assert all("higher than SGD's" in text for text in sentences)
 
@@ -373,7 +373,7 @@ def test_a_cell_without_interval_has_no_colour():
 def test_each_pair_has_a_grid_in_its_own_two_colours():
     results = run_with(GRID, FOUR)
     colours = optimizer_colours(FOUR)
-    for name, words in (("ngd", "NGD"), ("adamw", "adamw"), ("my opt <b>", "my opt &lt;b&gt;")):
+    for name, words in (("ngd", "NGD"), ("adamw", "AdamW"), ("my opt <b>", "my opt &lt;b&gt;")):
         figure = llc_grid_figure(TITLE, results, name)
         assert f"LLC at other γ and nβ: {words} − SGD" in figure.layout.title.text
         heat = figure.data[0]

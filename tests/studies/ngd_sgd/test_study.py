@@ -367,8 +367,8 @@ def test_four_optimizers_leave_one_report_that_compares_them(standard, series):
     assert len({series(results, name)["train_loss"][2] for name in names}) == 4
     assert all(series(results, name)["llc"][2] is not None for name in names)
     page = (out / "report.html").read_text()
-    assert all(f"{name}, final LLC" in page for name in ("SGD", "NGD", "adamw", "muon"))
-    assert "adamw − SGD" in page
+    assert all(f"{name}, final LLC" in page for name in ("SGD", "NGD", "AdamW", "Muon"))
+    assert "AdamW − SGD" in page
     assert [bool(series(results, name)["kappa"]) for name in names] == [False, True, False, False]
 
 

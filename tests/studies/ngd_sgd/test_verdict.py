@@ -61,9 +61,9 @@ def test_every_optimizer_is_compared_with_the_first():
     found = {one.other.optimizer: one.direction for one in verdict.comparisons}
     assert found == {"sgd": "higher", "ngd": "lower", "mine": "undetected"}
     assert [one.names for one in verdict.comparisons] == [
-        "SGD − adamw",
-        "NGD − adamw",
-        "mine − adamw",
+        "SGD − AdamW",
+        "NGD − AdamW",
+        "mine − AdamW",
     ]
     assert verdict.obstacles == {}
 
@@ -137,7 +137,7 @@ def test_an_optimizer_that_diverged_is_the_only_one_not_compared():
     diverge(results, TITLE, "adamw", 3)
     verdict = verdict_of(TITLE, results)
     assert [one.other.optimizer for one in verdict.comparisons] == ["ngd"]
-    why = "the last LLC is of epoch 20 for SGD, of epoch 2 for adamw"
+    why = "the last LLC is of epoch 20 for SGD, of epoch 2 for AdamW"
     assert verdict.obstacles == {("adamw",): why}
 
 
@@ -173,7 +173,7 @@ def test_those_that_cannot_be_compared_for_one_reason_are_named_together():
     assert verdict.obstacles == {
         ("lion", "tiger"): "there is no final LLC of lion and tiger",
         ("ngd", "adamw", "muon"): (
-            "the last LLC is of epoch 20 for SGD, of epoch 2 for NGD and adamw, of epoch 4 for muon"
+            "the last LLC is of epoch 20 for SGD, of epoch 2 for NGD and AdamW, of epoch 4 for Muon"
         ),
     }
 

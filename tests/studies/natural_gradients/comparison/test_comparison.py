@@ -26,6 +26,22 @@ from studies.natural_gradients.comparison.settings import Settings
 from studies.natural_gradients.comparison.variance import along_rates, at_matched_speed
 
 NAMES = ("sgd", "ngd", "seng")
+OTHERS = {
+    "choices": [{"optimizer": "sgd", "lrs": [0.3]}, {"optimizer": "muon", "lrs": [0.2]}],
+    "dataset": "fashion-mnist",
+    "root": "elsewhere",
+    "num_images": 700,
+    "pooled": 7,
+    "hidden_nodes": 12,
+    "hidden_layers": 3,
+    "batch_size": 50,
+    "loss": 0.4,
+    "gauge": "balanced",
+    "nbeta": 50.0,
+    "localization": 300.0,
+    "num_chains": 3,
+    "num_draws": 30,
+}
 
 
 def synthetic(gap: float, slope: float, seed: int = 0, noise: float = 0.05):
@@ -137,6 +153,20 @@ def test_every_optimizer_goes_along_its_own_rates(tmp_path):
     assert most == {1_000}
 
 
+def test_what_the_config_says_is_what_a_run_is_told():
+    """Each with a value that is nobody's default."""
+    content = content_of(parse_config(OTHERS, Settings), 7)
+    training, how = content["training"], content["measurement"]
+    assert training.pop("seed") == 7
+    assert training.pop("losses") == [OTHERS["loss"]]
+    told = {"choices": OTHERS["choices"], "loss": OTHERS["loss"], **training, **how}
+    assert told == OTHERS
+    settings = find("descents").settings.model_validate(
+        {"training": content_of(parse_config(OTHERS, Settings), 7)["training"], "measurement": how}
+    )
+    assert settings.training.num_images == OTHERS["num_images"]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -168,12 +198,12 @@ def test_of_many_looks_some_are_kept_and_the_last():
 def test_a_difference_beside_the_rate_is_told_and_none_is_told_where_there_is_none():
     card = SECTION.card(part_of(3.0, 0.2))
     assert "At matched steps to the loss optimizers differ in λ̂ (p = " in card.headline
-    assert "more than what the mean λ̂ of one of them spans over its rates" in card.headline
-    assert "λ̂ of seng is highest (+3.0" in card.text[1]
+    assert "over its own rates an optimizer's mean λ̂ spans" in card.headline
+    assert "λ̂ of SENG is highest (+3.0" in card.text[1]
     assert "of SGD lowest (-3.0" in card.text[1]
     none = SECTION.card(part_of(0.0, 0.8))
     assert "to the loss no difference of λ̂ between optimizers is seen (p = " in none.headline
-    assert "along an optimizer's rates its mean λ̂ spans up to" in none.headline
+    assert "over its own rates an optimizer's mean λ̂ spans" in none.headline
     assert "over its rates the mean λ̂ spans" in none.text[1]
     assert "λ̂ rises by 0.6 where a run takes twice as many steps" in none.text[1]
 
@@ -200,6 +230,15 @@ def test_without_several_rates_p_decides_too():
     assert "no difference of λ̂ between optimizers is seen" in none
     assert "optimizers differ in λ̂ (p = " in some
     assert "spans" not in none + some
+
+
+def test_headline_and_tiles_say_the_same_numbers():
+    card = SECTION.card(part_of(3.0, 0.2))
+    between, along = card.tiles
+    assert f"by up to {between.value};" in card.headline
+    assert f"spans {along.value}, at most" in card.headline
+    largest = along.detail.split("at most ")[1].split()[0]
+    assert card.headline.endswith(f"at most {largest}.")
 
 
 def test_where_no_test_is_possible_no_difference_is_claimed():
@@ -230,7 +269,7 @@ def test_only_certified_runs_that_arrived_count():
     assert len(counted(part)) == count - 3
     card = SECTION.card(part)
     assert "1 diverged, 1 failed" in card.text[-1]
-    assert "Left out, with fewer than 2 certified runs: muon (1)." in card.text[-1]
+    assert "Left out, with fewer than 2 certified runs: Muon (1)." in card.text[-1]
     assert [note.detail for note in card.notes] == ["no memory"]
     (table,) = SECTION.tables(part)
     assert table.rows[2][6] == ("0 of 3", "")
