@@ -14,8 +14,8 @@ STUDY_TARGETS := $(subst _,-,$(patsubst $(STUDIES)/%/__init__.py,%,$(wildcard $(
 # A thread of PyTorch for each worker; neighbouring tests go to one, so that they share what is trained.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: run atlas-quick paper-quick natural-gradients-full demo test test-full test-pythons \
-	venv venv-dev data lint bench bench-full published schema runs clean-runs clean help \
+.PHONY: run atlas-quick atlas-stage-2 paper-quick natural-gradients-full demo test test-full \
+	test-pythons venv venv-dev data lint bench bench-full published schema runs clean-runs clean help \
 	$(STUDY_TARGETS)
 .DEFAULT_GOAL := help
 
@@ -31,6 +31,10 @@ $(STUDY_TARGETS): venv
 
 atlas-quick:  ## the atlas, small: two seeds, a narrow network (15 minutes)
 	@$(MAKE) --no-print-directory atlas CONFIG=experiments/args_atlas_quick.json
+
+atlas-stage-2:  ## seven optimizers, each the same throughout, in five settings (hours)
+	@for config in experiments/args_atlas_stage2_*.json; do \
+		$(MAKE) --no-print-directory atlas CONFIG=$$config || exit 1; done
 
 paper-quick:  ## the paper's tables, small: two seeds, narrow networks, few epochs (15 minutes)
 	@$(MAKE) --no-print-directory paper CONFIG=experiments/args_paper_quick.json

@@ -1,15 +1,20 @@
-"""Which networks are trained? FFNN (ReLU), DLNN (linear), and LeNet-5 with extra convolutions.
+"""Which networks are trained? FFNN (ReLU), DLNN (linear), LeNet-5 with extra convolutions, and
+beside these that were published a residual FFNN and a small vision transformer.
 
 `nn.Module`s from images (batch, *in_shape) to logits (batch, num_classes), with biases in all
 layers and no randomness or batch statistics in their forward pass. `title` and the parameter counts
-are the published ones.
+of the published ones are as published.
 """
 
 from itertools import pairwise
 from math import prod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+PATCHES, HEADS = 4, 2  # of the vision transformer: patches a side, heads of attention
 
 
 class _FullyConnected(nn.Module):
@@ -84,6 +89,109 @@ class LeNet5(nn.Module):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes"]:
         return self.layers(images)
+
+
+class ResidualFFNN(nn.Module):
+    """`FFNN` with a path around every hidden layer but the first: h ← h + ReLU(Wh + b).
+
+    Its weights have the names and shapes of `FFNN`'s. What training leaves on a plateau in a deep
+    `FFNN` reaches the output here from the start (He, Zhang, Ren & Sun, "Deep residual learning for
+    image recognition", CVPR 2016, arXiv:1512.03385).
+    """
+
+    def __init__(
+        self,
+        hidden_nodes: int = 64,
+        hidden_layers: int = 8,
+        in_shape: tuple = (1, 28, 28),
+        num_classes: int = 10,
+    ):
+        super().__init__()
+        self.layers = FFNN(hidden_nodes, hidden_layers, in_shape, num_classes).layers
+        self.title = f"residual FFNN {hidden_layers} HL, {hidden_nodes} HN"
+
+    def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        flatten, first, relu, *hidden, last = self.layers
+        h = relu(first(flatten(images)))
+        for layer in hidden[::2]:
+            h = h + relu(layer(h))
+        return last(h)
+
+
+class VisionTransformer(nn.Module):
+    """A small vision transformer (Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021,
+    arXiv:2010.11929): 4 × 4 patches, a learned place for each, blocks that normalise first, and the
+    mean over patches in place of a class token.
+
+    On 28×28 images 2 blocks of width 32 have 19,626 weights.
+
+    Args:
+        hidden_nodes: Width of a token; even, for there are two heads.
+        hidden_layers: Blocks.
+        in_shape: Square images whose side 4 divides.
+
+    Raises:
+        ValueError: An odd width, or images that are not so.
+    """
+
+    def __init__(
+        self,
+        hidden_nodes: int = 32,
+        hidden_layers: int = 2,
+        in_shape: tuple = (1, 28, 28),
+        num_classes: int = 10,
+    ):
+        super().__init__()
+        channels, height, side = in_shape
+        if hidden_nodes % HEADS:
+            raise ValueError(
+                f"hidden_nodes = {hidden_nodes} given; allowed: a multiple of {HEADS}, the heads"
+            )
+        if height != side or side % PATCHES:
+            raise ValueError(
+                f"images of {height} × {side} given; allowed: square ones whose side {PATCHES}"
+                " divides"
+            )
+        patch = side // PATCHES
+        self.embedding = nn.Conv2d(channels, hidden_nodes, patch, stride=patch)
+        self.places = nn.Parameter(0.02 * torch.randn(PATCHES**2, hidden_nodes))
+        self.blocks = nn.Sequential(*(_Block(hidden_nodes) for _ in range(hidden_layers)))
+        self.norm = nn.LayerNorm(hidden_nodes)
+        self.head = nn.Linear(hidden_nodes, num_classes)
+        self.title = f"ViT {hidden_layers} blocks, width {hidden_nodes}"
+
+    def forward(
+        self, images: Float[Tensor, "batch channels side side"]
+    ) -> Float[Tensor, "batch classes"]:
+        tokens = self.embedding(images).flatten(2).mT + self.places
+        return self.head(self.norm(self.blocks(tokens)).mean(1))
+
+
+class _Block(nn.Module):
+    """Attention of two heads, then two layers with GELU, each around a normalised copy."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mixed = nn.Linear(width, 3 * width)
+        self.joined = nn.Linear(width, width)
+        self.layers = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        batch, count, width = tokens.shape
+        mixed = self.mixed(self.first_norm(tokens)).view(batch, count, 3, HEADS, width // HEADS)
+        q, k, v = mixed.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, width of a head)
+        heads = scaled_dot_product_attention(q, k, v)
+        tokens = tokens + self.joined(heads.transpose(1, 2).reshape(batch, count, width))
+        return tokens + self.layers(self.second_norm(tokens))
+
+
+# By the names that configs use; each is called with (hidden_nodes, hidden_layers, in_shape).
+ARCHITECTURES = {"ffnn": FFNN, "residual": ResidualFFNN, "vit": VisionTransformer}
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -13,3 +13,4 @@ KINDS: dict[str, Kind] = {
     "seng": seng.KIND,
     "exact_ngd": exact_ngd.KIND,
 }
+LAYERED = ("spngd", "seng")  # kinds that are made of a network's Linear and Conv2d layers

@@ -6,14 +6,16 @@ with the margin (two one-sided tests); p-values by Holm. `docs/atlas-plan.md` sa
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from degeneracy.sweeps.statistics import LEAST, Paired, holm, paired
 from studies.atlas.endpoint import endpoint, points_of, used
+from studies.atlas.planned import Values, planned
+from studies.atlas.settings import name_of
 
 ENDPOINT = "balanced"  # λ̂ in balanced weights
 SECONDARY = {  # quantity → what it is
@@ -34,15 +36,13 @@ ENOUGH = 0.8  # of an arm's runs must have an endpoint for a contrast to be test
 HALF_OF_MARGIN = 0.5
 FACTORS = ("early", "late", "fraction", "model")
 
-Values = Mapping[tuple, float]  # (early, late, fraction, model) → log endpoint, of one seed
-
 
 @dataclass(frozen=True)
 class Contrast:
     """A contrast over seeds.
 
     Attributes:
-        name: One of `CONTRASTS`.
+        name: One of the plan's.
         by_seed: Seed → its value, in logs.
         test: Over seeds; None with fewer than two.
         adjusted: p by Holm over the contrasts that are tested; None where it is not.
@@ -93,99 +93,6 @@ def _error(row: Mapping[str, Any], window: tuple[float, float]) -> float:
     return sum(errors) / len(errors) if None not in errors else math.nan
 
 
-# ---- within a seed -------------------------------------------------------------------------------
-
-
-class Levels(NamedTuple):
-    """The levels between which contrasts are taken, from the config, whatever runs there are.
-
-    Attributes:
-        base, other: Optimizers.
-        slow, fast: The smallest and the largest learning rate.
-        shallow, deep: Networks of the fewest and the most layers; None where they have as many.
-    """
-
-    base: str
-    other: str
-    slow: float
-    fast: float
-    shallow: str | None
-    deep: str | None
-
-
-def levels_of(results: Mapping[str, Any]) -> Levels:
-    """The levels of a config."""
-    factorial = results["config"]["factorial"]
-    models = sorted(factorial["models"], key=lambda model: model["hidden_layers"])
-    ends = models[0], models[-1]
-    differ = ends[0]["hidden_layers"] < ends[1]["hidden_layers"]
-    names = [name_of(model) if differ else None for model in ends]
-    return Levels(
-        *factorial["optimizers"][:2],
-        min(factorial["fractions"]),
-        max(factorial["fractions"]),
-        *names,
-    )
-
-
-def name_of(model: Mapping[str, Any]) -> str:
-    """`2×256`, of a network in a config."""
-    return f"{model['hidden_layers']}×{model['hidden_nodes']}"
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return sum(found) / len(found) if found else None
-
-
-def _pairs(values: Values, place: int, first: Any, second: Any) -> dict[tuple, float]:
-    """Second minus first of a factor, with all the others as they are; keys without it."""
-    out = {}
-    for key, value in values.items():
-        if key[place] == second:
-            other = (*key[:place], first, *key[place + 1 :])
-            if other in values:
-                out[(*key[:place], *key[place + 1 :])] = value - values[other]
-    return out
-
-
-def early(values: Values, at: Levels) -> float | None:
-    """The other optimizer early against the base."""
-    return _mean(_pairs(values, 0, at.base, at.other).values())
-
-
-def late(values: Values, at: Levels) -> float | None:
-    """The other optimizer late against the base."""
-    return _mean(_pairs(values, 1, at.base, at.other).values())
-
-
-def early_by_late(values: Values, at: Levels) -> float | None:
-    """How much more the other does early where it is late too."""
-    by_late = _pairs(values, 0, at.base, at.other)
-    return _mean(_pairs(by_late, 0, at.base, at.other).values())
-
-
-def optimizer_by_rate(values: Values, at: Levels) -> float | None:
-    """How much more the other does throughout, at the largest rate than at the smallest."""
-    pure = {key[1:]: value for key, value in values.items() if key[0] == key[1]}
-    return _mean(_pairs(_pairs(pure, 0, at.base, at.other), 0, at.slow, at.fast).values())
-
-
-def early_by_depth(values: Values, at: Levels) -> float | None:
-    """How much more the other does early in the deeper network."""
-    by_model = _pairs(values, 0, at.base, at.other)
-    return _mean(_pairs(by_model, 2, at.shallow, at.deep).values())
-
-
-CONTRASTS: dict[str, Callable[[Values, Levels], float | None]] = {
-    "early": early,
-    "late": late,
-    "early × late": early_by_late,
-    "optimizer × learning rate": optimizer_by_rate,
-    "early × depth": early_by_depth,
-}
-
-
 # ---- over seeds ----------------------------------------------------------------------------------
 
 
@@ -203,14 +110,13 @@ def contrasts_of(
     """
     table = table_of(results) if table is None else table
     table = whole_seeds(results, table) if model is None else table[table["model"] == model]
-    levels, margin = levels_of(results), math.log1p(results["config"]["factorial"]["margin"])
-    table = table[table["early"].isin(levels[:2]) & table["late"].isin(levels[:2])]
+    margin = math.log1p(results["config"]["factorial"]["margin"])
     found = []
-    for name, contrast in CONTRASTS.items():
-        by_seed = dict(_by_seed(table, quantity, contrast, levels))
+    for name, asked in planned(results).items():
+        by_seed = dict(_by_seed(table, quantity, asked.value))
         if by_seed:
             test = paired([*by_seed.values()], margin) if len(by_seed) >= LEAST else None
-            coverage = coverage_of(table, quantity, name, levels)
+            coverage = coverage_of(table[asked.cells(table)], quantity)
             found.append(Contrast(name, by_seed, test, None, coverage, coverage >= ENOUGH))
     adjusted = holm({c.name: c.test.p for c in found if c.test is not None and c.is_tested})
     return [
@@ -240,27 +146,19 @@ def whole_seeds(results: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame
 
 
 def _by_seed(
-    table: pd.DataFrame,
-    quantity: str,
-    contrast: Callable[[Values, Levels], float | None],
-    levels: Levels,
+    table: pd.DataFrame, quantity: str, contrast: Callable[[Values], float | None]
 ) -> Iterator[tuple[int, float]]:
     for seed, rows in table.groupby("seed", sort=True):
         kept = rows[rows[quantity] > 0]
         keys = kept[[*FACTORS]].itertuples(index=False, name=None)
         values = {key: math.log(v) for key, v in zip(keys, kept[quantity], strict=True)}
-        value = contrast(values, levels)
+        value = contrast(values)
         if value is not None:
             yield int(seed), value
 
 
-def coverage_of(table: pd.DataFrame, quantity: str, name: str, levels: Levels) -> float:
-    """The lowest share of runs with a value, over the cells that a contrast is made of."""
-    if name == "optimizer × learning rate":
-        ends = table["fraction"].isin([levels.slow, levels.fast])
-        table = table[ends & (table["early"] == table["late"])]
-    if name == "early × depth":
-        table = table[table["model"].isin([levels.shallow, levels.deep])]
+def coverage_of(table: pd.DataFrame, quantity: str) -> float:
+    """The lowest share of runs with a value, over the cells in a table of runs."""
     shares = table.assign(there=table[quantity] > 0).groupby([*FACTORS])["there"].mean()
     return float(shares.min()) if len(shares) else 0.0
 

@@ -12,20 +12,20 @@ from plotly.subplots import make_subplots
 from degeneracy.report.page import Drawing, Section
 from degeneracy.report.style import DASHES, INK, SOFT, empty_figure, optimizer_colours
 from degeneracy.sweeps.statistics import LEAST, mean_of
+from degeneracy.texts import label, listed
 from studies.atlas.contrasts import (
-    CONTRASTS,
     ENDPOINT,
     SECONDARY,
     contrast_groups,
     contrasts_of,
-    levels_of,
-    name_of,
     rows_of,
     table_of,
     window_of,
 )
 from studies.atlas.endpoint import points_of, value_at
 from studies.atlas.model import fitted
+from studies.atlas.planned import has_all_pairs, levels_of, planned
+from studies.atlas.settings import name_of
 
 CAPTIONS = {
     "llc-against-loss": (
@@ -45,7 +45,7 @@ CAPTIONS = {
         " means over seeds with 95 % intervals, a line for each pair of early and late optimizer."
     ),
     "measures": (
-        "The contrasts early and late by every measure in the same window: is the answer one of the"
+        "The contrasts of one factor by every measure in the same window: is the answer one of the"
         " gauge, or of how λ̂ is sampled? Means over seeds with 95 % intervals, as ratios."
     ),
     "variance": (
@@ -85,9 +85,14 @@ def seeds_text(results: Mapping) -> str:
 
 
 def over(results: Mapping) -> str:
-    """`NGD over SGD`."""
-    base, other = levels_of(results)[:2]
-    return f"{other.upper()} over {base.upper()}"
+    """`NGD over SGD`; `over SGD` where several are compared with it."""
+    base, other = map(label, levels_of(results)[:2])
+    return f"{other} over {base}" if has_all_pairs(results) else f"over {base}"
+
+
+def starts_of(results: Mapping) -> list[str | None]:
+    """Early optimizers, a panel each; one panel, of None, where they are the late ones too."""
+    return results["config"]["factorial"]["optimizers"] if has_all_pairs(results) else [None]
 
 
 # ---- λ̂ by loss -----------------------------------------------------------------------------------
@@ -95,8 +100,7 @@ def over(results: Mapping) -> str:
 
 def loss_figure(results: Mapping) -> go.Figure:
     """λ̂ of every branch measured, by training loss; panels early optimizer × network."""
-    factorial = results["config"]["factorial"]
-    names = factorial["optimizers"]
+    names = starts_of(results)
     models = list(dict.fromkeys(row["model"] for row in rows_of(results)))
     figure = make_subplots(
         len(models),
@@ -105,7 +109,11 @@ def loss_figure(results: Mapping) -> go.Figure:
         shared_yaxes="rows",
         horizontal_spacing=0.04,
         vertical_spacing=0.1,
-        subplot_titles=[f"{model}, early {name}" for model in models for name in names],
+        subplot_titles=[
+            model if name is None else f"{model}, early {label(name)}"
+            for model in models
+            for name in names
+        ],
     )
     styled(figure, "λ̂ by training loss", seeds_text(results), height=180 + 300 * len(models))
     seen: set[str] = set()
@@ -138,14 +146,14 @@ def ticks(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _panels(
-    results: Mapping, models: Sequence[str], names: Sequence[str]
+    results: Mapping, models: Sequence[str], names: Sequence[str | None]
 ) -> Iterator[tuple[tuple[int, int], dict[tuple, list[tuple[list, list]]]]]:
     """(row, column) → (late, fraction) → (losses, λ̂) of each run."""
     for row, model in enumerate(models, start=1):
         for column, name in enumerate(names, start=1):
             found: dict[tuple, list] = {}
             for run in rows_of(results):
-                if (run["model"], run["early"]) == (model, name):
+                if run["model"] == model and name in (None, run["early"]):
                     line = line_of(run)
                     found.setdefault((run["late"], run["fraction"]), []).append(line)
             yield (row, column), found
@@ -163,7 +171,8 @@ def _lines(figure, results, place, late, fraction, lines, seen) -> None:
     factorial = results["config"]["factorial"]
     colour = optimizer_colours(factorial["optimizers"])[late]
     dash = DASHES[sorted(factorial["fractions"])[::-1].index(fraction) % len(DASHES)]
-    name = f"late {late}, rate {fraction:.3g}"
+    phase = "late " if has_all_pairs(results) else ""
+    name = f"{phase}{label(late)}, rate {fraction:.3g}"
     row, column = place
     for losses, values in lines:
         figure.add_scatter(
@@ -234,7 +243,8 @@ def contrast_figure(results: Mapping) -> go.Figure:
     together = "all networks" if len(models) > 1 else models[0]
     groups = {model or together: found for model, found in contrast_groups(results).items()}
     figure = empty_figure("Contrasts of λ̂ at equal training loss", seeds_text(results))
-    names = [name for name in CONTRASTS if any(c.name == name for g in groups.values() for c in g)]
+    there = {contrast.name for found in groups.values() for contrast in found}
+    names = [name for name in planned(results) if name in there]
     for place, (group, found) in enumerate(groups.items()):
         shift = 0.22 * (place - (len(groups) - 1) / 2)
         _forest(figure, group, found, names, shift, GROUPS[place % len(GROUPS)])
@@ -292,10 +302,12 @@ def rate_figure(results: Mapping) -> go.Figure:
     figure = empty_figure("λ̂ by learning rate", seeds_text(results), len(models))
     colours = optimizer_colours(names)
     for column, model in enumerate(models, start=1):
-        for early in names:
-            for late in names:
-                runs = table[(table["model"] == model) & (table["early"] == early)]
-                _rate_line(figure, runs[runs["late"] == late], column, early, late, colours, names)
+        runs = table[table["model"] == model]
+        for early, late in dict.fromkeys(zip(table["early"], table["late"], strict=True)):
+            own = runs[(runs["early"] == early) & (runs["late"] == late)]
+            name = f"{label(early)} → {label(late)}" if has_all_pairs(results) else label(late)
+            dash = DASHES[names.index(early) % len(DASHES) if has_all_pairs(results) else 0]
+            _rate_line(figure, own, column, name, {"color": colours[late], "dash": dash})
         figure.update_xaxes(
             title_text=f"{model}: learning rate over largest stable", type="log", col=column
         )
@@ -306,7 +318,7 @@ def rate_figure(results: Mapping) -> go.Figure:
     return figure
 
 
-def _rate_line(figure, runs: pd.DataFrame, column, early, late, colours, names) -> None:
+def _rate_line(figure, runs: pd.DataFrame, column: int, name: str, line: dict) -> None:
     kept = runs.dropna(subset=[ENDPOINT])
     means = {
         fraction: mean_of(np.log(group[ENDPOINT])) for fraction, group in kept.groupby("fraction")
@@ -320,42 +332,48 @@ def _rate_line(figure, runs: pd.DataFrame, column, early, late, colours, names) 
         x=list(means),
         y=y,
         error_y={"array": [up for up, _ in ends], "arrayminus": [down for _, down in ends]},
-        name=f"{early} → {late}",
-        legendgroup=f"{early} → {late}",
+        name=name,
+        legendgroup=name,
         showlegend=column == 1,
         mode="lines+markers",
-        line={"color": colours[late], "dash": DASHES[names.index(early) % len(DASHES)]},
+        line=line,
         row=1,
         col=column,
     )
 
 
 def measure_figure(results: Mapping) -> go.Figure:
-    """Early and late by every measure, a colour a network."""
-    figure = empty_figure("Early and late, by every measure", seeds_text(results), 2)
+    """The contrasts of one factor by every measure, a colour a network."""
+    asked = {name: one for name, one in planned(results).items() if one.is_main}
+    title = f"{listed([*asked])}, by every measure"
+    figure = empty_figure(title[0].upper() + title[1:], seeds_text(results), len(asked))
     wanted = [*SHOWN, *SHOWN_TOO]
     models = list(dict.fromkeys(row["model"] for row in rows_of(results)))
     for place, model in enumerate(models):
         shift = 0.24 * (place - (len(models) - 1) / 2)
-        _measures(figure, results, model, shift, GROUPS[(place + 1) % len(GROUPS)])
-    for column, name in enumerate(("early", "late"), start=1):
+        _measures(figure, results, model, [*asked], shift, GROUPS[(place + 1) % len(GROUPS)])
+    for column, name in enumerate(asked, start=1):
         figure.add_vline(x=1, line_color=SOFT, line_width=1, row=1, col=column)
-        figure.update_xaxes(title_text=f"{name}: ratio, {over(results)}", type="log", col=column)
+        colon = ": ratio," if has_all_pairs(results) else ""
+        figure.update_xaxes(title_text=f"{name}{colon} {over(results)}", type="log", col=column)
     labels = {ENDPOINT: "λ̂, balanced", **SECONDARY}
     figure.update_yaxes(
         tickvals=list(range(len(wanted))),
         ticktext=[labels[quantity] for quantity in wanted],
         range=[len(wanted) - 0.5, -0.5],
     )
-    figure.update_yaxes(showticklabels=False, col=2)
+    for column in range(2, len(asked) + 1):
+        figure.update_yaxes(showticklabels=False, col=column)
     figure.update_layout(hovermode="closest", height=200 + 32 * len(wanted))
     return figure
 
 
-def _measures(figure: go.Figure, results: Mapping, model: str, shift: float, colour: str) -> None:
-    """A network's means over seeds, in both panels."""
+def _measures(
+    figure: go.Figure, results: Mapping, model: str, names: Sequence[str], shift: float, colour: str
+) -> None:
+    """A network's means over seeds, a panel a contrast."""
     table = table_of(results)
-    for column, name in enumerate(("early", "late"), start=1):
+    for column, name in enumerate(names, start=1):
         rows = []
         for place, quantity in enumerate([*SHOWN, *SHOWN_TOO]):
             contrasts = contrasts_of(results, quantity, model, table)

@@ -15,33 +15,17 @@ from studies.atlas.contrasts import (
     contrast_groups,
     contrasts_of,
     is_complete,
-    levels_of,
     needs_more_seeds,
     rows_of,
     table_of,
     whole_seeds,
 )
 from studies.atlas.model import fitted
+from studies.atlas.planned import planned
 from studies.atlas.predictions import at_equal_rate, collapse, correlations
 
 SURE = 0.05  # of an adjusted p
 MOST = 100.0  # of a log ratio that is shown
-MAIN = ("early", "late")  # contrasts of one factor; the others are ratios of such ratios
-PLAIN = {
-    "early": "starting with {other} instead of {base}",
-    "late": "going on with {other} instead of {base}",
-    "early × late": "starting with {other}, where {other} goes on, against where {base} does",
-    "optimizer × learning rate": (
-        "{other} instead of {base} throughout, at the largest rate against at the smallest"
-    ),
-    "early × depth": "starting with {other}, in the deeper network against in the other",
-}
-
-
-def plain(results: Mapping, name: str) -> str:
-    """What a contrast compares, with the optimizers' names."""
-    base, other = (text.upper() for text in levels_of(results)[:2])
-    return PLAIN[name].format(base=base, other=other)
 
 
 def findings(results: Mapping) -> Findings:
@@ -102,11 +86,12 @@ def verdict(results: Mapping, found: list[Contrast]) -> str:
     sure = [c for c in found if c.adjusted is not None and c.adjusted < SURE]
     if not sure:
         return "At equal training loss no contrast of λ̂ is sure after Holm's correction."
-    main = [c for c in sure if c.name in MAIN]
+    asked = planned(results)
+    main = [c for c in sure if asked[c.name].is_main]
     if not main:
         return f"At equal training loss only {listed([c.name for c in sure])} is sure."
     told = listed(
-        [f"{plain(results, c.name)} changes λ̂ by {percent(c.test.mean.value)}" for c in main]
+        [f"{asked[c.name].plain} changes λ̂ by {percent(c.test.mean.value)}" for c in main]
     )
     others = [c.name for c in sure if c not in main]
     more = f" Sure too: {listed(others)}." if others else ""
@@ -117,8 +102,9 @@ def sentence(results: Mapping, contrast: Contrast) -> str:
     """A contrast with its interval, its p and whether it is equivalent to nothing."""
     margin = results["config"]["factorial"]["margin"]
     mean = mean_of([*contrast.by_seed.values()])
-    kind = "λ̂" if contrast.name in MAIN else "ratio of λ̂'s ratios"
-    text = f"{contrast.name} ({plain(results, contrast.name)}): {kind} {percent(mean.value)}"
+    asked = planned(results)[contrast.name]
+    kind = "λ̂" if asked.is_main else "ratio of λ̂'s ratios"
+    text = f"{contrast.name} ({asked.plain}): {kind} {percent(mean.value)}"
     if contrast.test is None:
         return f"{text}, one seed: no interval."
     text += f" (95 %: {percent(mean.low)} to {percent(mean.high)}; {count_of(mean.count, 'seed')}"
@@ -215,19 +201,26 @@ def contrast_table(results: Mapping) -> Table:
 
 
 def measure_table(results: Mapping) -> Table:
-    """Early and late by every measure, network by network."""
+    """Contrasts by every measure, network by network."""
     rows, table = [], table_of(results)
+    names = shown_contrasts(results)
     for model in dict.fromkeys(table["model"]):
         for quantity, label in {ENDPOINT: "λ̂, balanced (the endpoint)", **SECONDARY}.items():
             contrasts = contrasts_of(results, quantity, model, table)
             found = {c.name: mean_of([*c.by_seed.values()]) for c in contrasts}
-            means = [found.get(name) for name in ("early", "late", "early × late")]
-            counted = found.get("early")
+            means = [found.get(name) for name in names]
+            counted = found.get(names[0])
             count = str(counted.count if counted else 0)
             rows.append([label, model, *map(_with_interval, means), count])
     note = "Ratios at equal training loss, mean and 95 % interval over seeds; not corrected."
-    head = ["measure", "network", "early", "late", "early × late", "seeds"]
+    head = ["measure", "network", *names, "seeds"]
     return Table("By every measure", note, head, rows, row_headers=True)
+
+
+def shown_contrasts(results: Mapping) -> list[str]:
+    """Those that are shown by every measure: of one factor, and early × late."""
+    asked = planned(results)
+    return [name for name, one in asked.items() if one.is_main or name == "early × late"]
 
 
 def _with_interval(mean: Mean | None) -> str:

@@ -5,9 +5,8 @@ each piece on a machine of its own; here their results become one, or it is said
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from studies.atlas.contrasts import name_of
 from studies.atlas.measure import RATES
-from studies.atlas.settings import Settings
+from studies.atlas.settings import Settings, name_of
 
 PLAN = (
     "dataset",
@@ -15,6 +14,7 @@ PLAN = (
     "batch_size",
     "max_epochs",
     "optimizers",
+    "pairs",
     "fractions",
     "window",
     "margin",

@@ -8,14 +8,14 @@ from torch.nn.functional import cross_entropy
 
 import studies
 from degeneracy.data.images import TensorData, load_data
-from degeneracy.models.networks import FFNN
+from degeneracy.models.networks import ARCHITECTURES
 from degeneracy.optimizers.kinds import KINDS
 from degeneracy.optimizers.rates import Rule, Search, largest_stable_rate
 from degeneracy.runs.work import Measured, Work, from_project
 from degeneracy.sweeps.sweep import DONE, run_sweep, sweep_of
 from studies.atlas.contrasts import needs_more_seeds
 from studies.atlas.plan import STUDY, axis_of, cells, content_of, group_key
-from studies.atlas.settings import FactorialSettings, ModelSettings
+from studies.atlas.settings import FactorialSettings, ModelSettings, SearchSettings
 
 RATES, RUNS = "rates", "runs"
 PUBLISHED_NGD = {"alpha": 0.1, "eta": 0.9}  # as in `branches`
@@ -33,7 +33,7 @@ def measure_rates(work: Work) -> Measured:
     for key in work.todo(wanted, "search"):
         optimizer, model = wanted[key]
         images, size = training_images(work), factorial.batch_size
-        found = searched(optimizer, model, images, search.seeds, size, search.num_rates)
+        found = searched(optimizer, model, images, size, search)
         if found.rate is None:
             tried = "; ".join(f"{rate:.3g}: {text}" for rate, text in found.tried[-3:])
             raise ValueError(f"{key}: no rate of the grid is stable ({tried}); raise num_rates")
@@ -48,23 +48,19 @@ def training_images(work: Work) -> TensorData:
 
 
 def searched(
-    optimizer: str,
-    model: ModelSettings,
-    data: TensorData,
-    seeds: list[int],
-    batch_size: int,
-    num_rates: int,
+    optimizer: str, model: ModelSettings, data: TensorData, batch_size: int, search: SearchSettings
 ) -> Search:
     """The search of one optimizer on one network."""
-    kind = KINDS[optimizer]
+    kind, make = KINDS[optimizer], ARCHITECTURES[model.architecture]
+    in_shape = tuple(data.inputs.shape[1:])
     own = PUBLISHED_NGD if optimizer == "ngd" else {}
     return largest_stable_rate(
-        lambda: FFNN(model.hidden_nodes, model.hidden_layers).to(data.labels.device),
+        lambda: make(model.hidden_nodes, model.hidden_layers, in_shape).to(data.labels.device),
         lambda network, rate: kind.build(network, cross_entropy, kind.settings(lr=rate, **own)),
         data,
-        seeds,
-        Rule(batch_size=batch_size),
-        num_rates,
+        search.seeds,
+        Rule(search.reach, search.epochs, 2 * search.reach, batch_size=batch_size),
+        search.num_rates,
     )
 
 
@@ -91,7 +87,7 @@ def rows_of(work: Work, model: ModelSettings, seed: int) -> Iterator[dict[str, A
         name: work.results["parts"][RATES][rate_key(name, model)]["rate"]
         for name in factorial.optimizers
     }
-    folder = f"{model.hidden_layers}x{model.hidden_nodes}-seed-{seed:02d}"
+    folder = f"{model.name.replace('×', 'x').replace(' ', '-')}-seed-{seed:02d}"
     sweep = sweep_of(
         studies.find(STUDY),
         content_of(factorial, model, seed),

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from statsmodels.formula.api import mixedlm
 
-from studies.atlas.contrasts import CONTRASTS, ENDPOINT, FACTORS, Levels, levels_of, table_of
+from studies.atlas.contrasts import ENDPOINT, FACTORS, table_of
+from studies.atlas.planned import Asked, planned
 
 LEAST_SEEDS = 2
 
@@ -55,9 +56,9 @@ class Fitted(NamedTuple):
 
 def fitted(results: Mapping[str, Any]) -> Fitted | None:
     """The fit to all runs with an endpoint; None with fewer than two seeds, or runs than cells."""
-    levels, table = levels_of(results), table_of(results)
-    names = levels[:2]
-    kept = table[(table[ENDPOINT] > 0) & table["early"].isin(names) & table["late"].isin(names)]
+    table, asked = table_of(results), planned(results)
+    used = np.logical_or.reduce([one.cells(table) for one in asked.values()])
+    kept = table[(table[ENDPOINT] > 0) & used]
     frame = kept[["seed"]].copy()
     frame["y"] = np.log(kept[ENDPOINT])
     frame["relative_error"] = kept["std_error"] / kept[ENDPOINT]
@@ -70,18 +71,18 @@ def fitted(results: Mapping[str, Any]) -> Fitted | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a variance at its bound, 0
         fit = mixedlm("y ~ 0 + cell", frame, groups=frame["group"]).fit(reml=True)
-    terms = [term for name in CONTRASTS if (term := _term(fit, name, cells, levels)) is not None]
+    terms = [t for name, one in asked.items() if (t := _term(fit, name, one, cells)) is not None]
     sampler = float(np.nanmean(frame["relative_error"] ** 2))
     own = max(0.0, float(fit.scale) - sampler)
     return Fitted(terms, Components(float(fit.cov_re.iloc[0, 0]), own, sampler), len(frame))
 
 
-def _term(fit, name: str, cells: list[tuple], levels: Levels) -> Term | None:
+def _term(fit, name: str, asked: Asked, cells: list[tuple]) -> Term | None:
     """The contrast is linear in the cells' means: its weights are its values at unit vectors."""
     weights = []
     for place in range(len(cells)):
         unit = {cell: float(number == place) for number, cell in enumerate(cells)}
-        weights.append(CONTRASTS[name](unit, levels))
+        weights.append(asked.value(unit))
     if None in weights:
         return None
     found = fit.t_test(np.array([weights]))

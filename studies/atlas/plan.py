@@ -28,7 +28,8 @@ def cells(factorial: FactorialSettings) -> Iterator[Cell]:
     """All of them, learning rates from the largest: the shortest runs first."""
     names = factorial.optimizers
     for fraction, early, late in product(sorted(factorial.fractions)[::-1], names, names):
-        yield Cell(early, late, fraction)
+        if factorial.pairs == "all" or early == late:
+            yield Cell(early, late, fraction)
 
 
 def group_key(model: ModelSettings, seed: int) -> str:
@@ -56,6 +57,7 @@ def content_of(factorial: FactorialSettings, model: ModelSettings, seed: int) ->
             "batch_size": factorial.batch_size,
             "max_epochs": factorial.max_epochs,
             "window": factorial.window,
+            "architecture": model.architecture,
             "hidden_nodes": model.hidden_nodes,
             "hidden_layers": model.hidden_layers,
             "seed": seed,

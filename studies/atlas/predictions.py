@@ -15,9 +15,10 @@ from scipy.stats import rankdata, spearmanr
 
 import studies
 from degeneracy.sweeps.statistics import Mean, mean_of
-from studies.atlas.contrasts import ENDPOINT, levels_of, table_of
+from studies.atlas.contrasts import ENDPOINT, table_of
 from studies.atlas.contrasts import rows_of as runs_of
 from studies.atlas.plan import STUDY
+from studies.atlas.planned import levels_of
 
 RESAMPLES = 1_000
 LEAST_RUNS = 8

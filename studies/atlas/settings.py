@@ -1,20 +1,26 @@
 """What may a config of the atlas say? Its schema, defaults and rules."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from degeneracy.config.section import Section, rule
 from degeneracy.config.values import DataRoot, EachOnce, Seed
 from degeneracy.config.words import shown
+from degeneracy.models.settings import Architecture, heads_share_the_width
+from degeneracy.optimizers.kinds import LAYERED
 from degeneracy.sweeps.settings import RunsSettings
 
-Optimizer = Literal["sgd", "ngd", "adamw", "muon"]
+Optimizer = Literal["sgd", "ngd", "adamw", "muon", "soap", "spngd", "seng"]
 
 
 class ModelSettings(Section):
     """A network, and how its local estimates are sampled: γ and what a chain does."""
 
+    rules = (heads_share_the_width,)
+
+    architecture: Architecture = "ffnn"
     hidden_nodes: int = Field(256, ge=1, le=4_096, description="Units in a hidden layer.")
     hidden_layers: int = Field(2, ge=1, le=100, description="Number of hidden layers.")
     localization: float = Field(
@@ -32,8 +38,15 @@ class ModelSettings(Section):
 
     @property
     def name(self) -> str:
-        """`2×256`: layers times units."""
-        return f"{self.hidden_layers}×{self.hidden_nodes}"
+        """`2×256`: layers times units; `8×64 residual` of another architecture."""
+        return name_of(self.model_dump())
+
+
+def name_of(model: Mapping[str, Any]) -> str:
+    """`2×256`, of a network in a config; `8×64 residual` of another architecture than `ffnn`."""
+    architecture = model.get("architecture", "ffnn")
+    size = f"{model['hidden_layers']}×{model['hidden_nodes']}"
+    return size if architecture == "ffnn" else f"{size} {architecture}"
 
 
 class SearchSettings(Section):
@@ -44,6 +57,15 @@ class SearchSettings(Section):
         min_length=1,
         description="Seeds on which a rate must be stable; none of those of the runs.",
     )
+    reach: float = Field(
+        0.15,
+        gt=0,
+        description=(
+            "Training loss (nats) that a stable rate comes down to, and of which it then stays"
+            " within twice."
+        ),
+    )
+    epochs: int = Field(20, ge=1, le=10_000, description="Epochs in which it does.")
     num_rates: int = Field(
         20, ge=1, le=60, description="Rates tried at most: 1, 1/√2, 1/2, … downwards."
     )
@@ -76,12 +98,28 @@ def window_falls(window: list[float]) -> str | None:
     return None
 
 
+@rule("optimizers", "models")
+def optimizers_know_the_layers(optimizers: list[str], models: list[dict]) -> str | None:
+    """Optimizers that are made of a network's layers know Linear and Conv2d alone."""
+    of_layers = [name for name in optimizers if name in LAYERED]
+    if of_layers and any(model.get("architecture") == "vit" for model in models):
+        return f"{shown(of_layers)} given with a network vit; allowed: optimizers of any parameters"
+    return None
+
+
 class FactorialSettings(Section):
-    """Stage 1: early optimizer × late optimizer × learning rate × network, within each seed."""
+    """Early optimizer × late optimizer × learning rate × network, within each seed."""
 
-    rules = (window_falls, further_seeds_are_others, thorough_seeds_are_run)
+    rules = (
+        window_falls,
+        further_seeds_are_others,
+        thorough_seeds_are_run,
+        optimizers_know_the_layers,
+    )
 
-    dataset: Literal["mnist", "fashion-mnist"] = Field("mnist", description="The data set.")
+    dataset: Literal["mnist", "fashion-mnist", "cifar10"] = Field(
+        "mnist", description="The data set."
+    )
     root: DataRoot = "data"
     num_images: int = Field(
         6_400, ge=100, le=60_000, description="Training images, the first of the data set."
@@ -106,7 +144,14 @@ class FactorialSettings(Section):
     optimizers: Annotated[list[Optimizer], EachOnce] = Field(
         ["sgd", "ngd"],
         min_length=2,
-        description="Each is early and late; the first is what the others are compared with.",
+        description="Optimizers; the first is what the others are compared with.",
+    )
+    pairs: Literal["all", "same"] = Field(
+        "all",
+        description=(
+            "Every optimizer early with every one late; or the same throughout, which compares many"
+            " optimizers in few runs."
+        ),
     )
     fractions: Annotated[list[Annotated[float, Field(gt=0, le=1)]], EachOnce] = Field(
         [0.0625, 0.25, 0.6667],

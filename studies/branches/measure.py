@@ -23,7 +23,7 @@ from degeneracy.models.relative import Relative
 from degeneracy.runs.results import finding
 from degeneracy.runs.work import Measured, Work, from_project
 from degeneracy.weights import flattened
-from studies.branches.settings import MeasurementSettings, Settings
+from studies.branches.settings import MeasurementSettings, Settings, TrainingSettings
 from studies.branches.walk import Branch, Walk, network
 
 TRAINING, DEGENERACY = "training", "degeneracy"
@@ -53,6 +53,7 @@ PUBLISHED = {  # arXiv:2409.04913
     "nbeta": "batch",
 }
 PUBLISHED_BATCH = 128
+GAUGED = ("ffnn",)  # architectures whose hidden units can be balanced
 
 
 def images(work: Work) -> DataSplits:
@@ -146,19 +147,20 @@ def measured(walk: Walk, states: Sequence[dict], settings: Settings) -> Iterator
     """All measures of each state."""
     if not states:
         return
-    model, data, how = network(settings.training), walk.data.train, settings.measurement
-    model.to(data.labels.device)
+    data, how = walk.data.train, settings.measurement
+    model = network(settings.training, data)
     seed, count = settings.training.seed, len(states)
-    scaled = [balanced(model, state) for state in states]
+    scaled = [in_gauge(model, state, settings.training) for state in states]
+    is_gauged = settings.training.architecture in GAUGED
     sampler = local_sampler(how, seed)
     local = estimate_llcs(
         model,
-        [*states, *scaled],
+        [*states, *scaled] if is_gauged else states,
         tuple(data),
         sampler,
         settings.training.batch_size,
         pilot=scaled[-1],
-        checkpoint_ids=[0] * (2 * count),  # the same noise everywhere
+        checkpoint_ids=[0] * (count + is_gauged * count),  # the same noise everywhere
         label="local LLC",
     )
     free, as_published = ([None] * count,) * 2
@@ -176,7 +178,7 @@ def measured(walk: Walk, states: Sequence[dict], settings: Settings) -> Iterator
     for place, state in enumerate(states):
         yield {
             "raw": record(local[place]),
-            "balanced": record(local[count + place]),
+            "balanced": record(local[is_gauged * count + place]),
             "gauge_free": record(free[place]),
             "published": record(as_published[place]),
             "balanced_norm": norm_of(scaled[place]),
@@ -184,6 +186,13 @@ def measured(walk: Walk, states: Sequence[dict], settings: Settings) -> Iterator
             **curvature(model, scaled[place], data, how, "balanced"),
             **relative_trace(model, state, data, how),
         }
+
+
+def in_gauge(model: nn.Module, state: dict, training: TrainingSettings) -> dict:
+    """The balanced weights; of an architecture whose units have no gauge that is known, the weights
+    as they are.
+    """
+    return balanced(model, state) if training.architecture in GAUGED else dict(state)
 
 
 def local_sampler(how: MeasurementSettings, seed: int) -> SamplerSettings:
@@ -245,8 +254,8 @@ def early_record(walk: Walk, how: MeasurementSettings) -> dict[str, Any] | None:
     early = walk.early_weights
     if early is None or not all(torch.isfinite(tensor).all() for tensor in early.values()):
         return None
-    model = network(walk.settings).to(walk.data.train.labels.device)
-    state = balanced(model, walk.early_weights)
+    model = network(walk.settings, walk.data.train)
+    state = in_gauge(model, walk.early_weights, walk.settings)
     found = curvature(model, state, walk.data.train, how, "balanced")
     return {"train_loss": mean_loss(model, tuple(walk.data.train)), **found}
 

@@ -8,10 +8,11 @@ from pydantic import AfterValidator, Field
 from degeneracy.config.section import Section, rule
 from degeneracy.config.values import DataRoot, Seed, nesterov_has_momentum
 from degeneracy.config.words import shown
-from degeneracy.optimizers.kinds import KINDS
+from degeneracy.models.settings import Architecture, heads_share_the_width
+from degeneracy.optimizers.kinds import KINDS, LAYERED
 from degeneracy.optimizers.settings import MAX_RATE, OptimizerSettings
 
-KindName = Literal["sgd", "ngd", "adamw", "muon"]
+KindName = Literal["sgd", "ngd", "adamw", "muon", "soap", "spngd", "seng"]
 CHOSEN = ("momentum", "nesterov", "alpha", "eta", "epsilon", "delta")  # of optimizers that have it
 
 
@@ -35,16 +36,33 @@ def window_is_a_range(window: list[float], branch_losses: list[float]) -> str | 
     return None
 
 
+@rule("architecture", "early", "late")
+def optimizers_know_the_layers(architecture: str, early: str, late: str) -> str | None:
+    """Optimizers that are made of a network's layers know Linear and Conv2d alone."""
+    of_layers = [name for name in (early, late) if name in LAYERED]
+    if of_layers and architecture == "vit":
+        return f"vit given with {shown(of_layers[0])}; allowed: optimizers of any parameters"
+    return None
+
+
 class TrainingSettings(Section):
     """One training: an optimizer up to a training loss, then another one, and its branches."""
 
-    rules = (nesterov_has_momentum("training."), window_is_a_range)
+    rules = (
+        nesterov_has_momentum("training."),
+        window_is_a_range,
+        heads_share_the_width,
+        optimizers_know_the_layers,
+    )
 
-    dataset: Literal["mnist", "fashion-mnist"] = Field("mnist", description="The data set.")
+    dataset: Literal["mnist", "fashion-mnist", "cifar10"] = Field(
+        "mnist", description="The data set."
+    )
     root: DataRoot = "data"
     num_images: int = Field(
         6_400, ge=100, le=60_000, description="Training images, the first of the data set."
     )
+    architecture: Architecture = "ffnn"
     hidden_nodes: int = Field(256, ge=1, le=4_096, description="Units in a hidden layer.")
     hidden_layers: int = Field(2, ge=1, le=100, description="Number of hidden layers.")
     batch_size: int = Field(64, ge=2, le=6_000, description="Images in a minibatch.")

@@ -9,7 +9,7 @@ A branch is a copy: the training it leaves goes on as if there had been none.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from degeneracy.data.images import DataSplits, TensorData
-from degeneracy.models.networks import FFNN
+from degeneracy.models.networks import ARCHITECTURES
 from degeneracy.optimizers.kinds import KINDS
-from degeneracy.stepper import TorchStepper
+from degeneracy.stepper import Stepper, TorchStepper
 from degeneracy.training import evaluate, weights_of
 from studies.branches.settings import TrainingSettings
 
@@ -73,7 +73,7 @@ class Walk:
     def __post_init__(self):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            self.model = network(self.settings).to(self.data.train.labels.device)
+            self.model = network(self.settings, self.data.train)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -124,7 +124,7 @@ class Walk:
         self,
         targets: list[float],
         step: int,
-        stepper: TorchStepper,
+        stepper: Stepper,
         generator: torch.Generator,
         length: float,
     ) -> Branch:
@@ -150,18 +150,20 @@ class Walk:
         return max(falls)[1] if falls else self.looks[-1][0]
 
 
-def network(settings: TrainingSettings) -> nn.Module:
-    """The untrained network."""
-    return FFNN(settings.hidden_nodes, settings.hidden_layers)
+def network(settings: TrainingSettings, data: TensorData) -> nn.Module:
+    """The untrained network for images as in `data`, on their device."""
+    make = ARCHITECTURES[settings.architecture]
+    model = make(settings.hidden_nodes, settings.hidden_layers, tuple(data.inputs.shape[1:]))
+    return model.to(data.labels.device)
 
 
-def built(model: nn.Module, settings: TrainingSettings, phase: str) -> TorchStepper:
+def built(model: nn.Module, settings: TrainingSettings, phase: str) -> Stepper:
     """A fresh optimizer of a phase over the model's parameters."""
     kind, of_kind = settings.optimizer(phase)
     return KINDS[kind].build(model, cross_entropy, of_kind)
 
 
-def advanced(model: nn.Module, stepper: TorchStepper, data: TensorData, index: Tensor) -> float:
+def advanced(model: nn.Module, stepper: Stepper, data: TensorData, index: Tensor) -> float:
     """Takes a step on a minibatch; returns its length |Δw|, weight units."""
     params = list(model.parameters())
     before = [p.detach().clone() for p in params]
@@ -172,7 +174,7 @@ def advanced(model: nn.Module, stepper: TorchStepper, data: TensorData, index: T
 
 def annealed(
     model: nn.Module,
-    stepper: TorchStepper,
+    stepper: Stepper,
     data: TensorData,
     settings: TrainingSettings,
     generator: torch.Generator,
@@ -188,10 +190,25 @@ def annealed(
     order.set_state(generator.get_state())
     batches = torch.randperm(len(data.labels), generator=order).to(data.labels.device)
     batches = batches.split(settings.batch_size)
-    groups = [group for optimizer in own.optimizers for group in optimizer.param_groups]
-    rates = [group["lr"] for group in groups]
+    rates = rates_of(own)
     for number, index in enumerate(batches):
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate * (1 - number / len(batches))
+        set_rates(own, [rate * (1 - number / len(batches)) for rate in rates])
         own.step(data.inputs[index], data.labels[index])
     return there
+
+
+def rates_of(stepper: Stepper) -> list[float]:
+    """Learning rates: one for every parameter group, or the stepper's own."""
+    if not isinstance(stepper, TorchStepper):
+        return [stepper.lr]
+    return [group["lr"] for optimizer in stepper.optimizers for group in optimizer.param_groups]
+
+
+def set_rates(stepper: Stepper, rates: Sequence[float]) -> None:
+    """The inverse of `rates_of`."""
+    if not isinstance(stepper, TorchStepper):
+        (stepper.lr,) = rates
+        return
+    groups = [group for optimizer in stepper.optimizers for group in optimizer.param_groups]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate

@@ -10,6 +10,7 @@ from studies.atlas.settings import Settings
 EFFECTS = {"early": 0.4, "late": 0.1, "early × late": 0.06, "rate": -0.5, "early × depth": 0.2}
 LOSSES = (0.06, 0.025, 0.012)
 SEED_SPREAD = 0.2
+SIDES = {"sgd": -0.5, "ngd": 0.5, "adamw": 1.5, "muon": -1.0}  # of an optimizer, in effects
 
 
 def atlas_results(
@@ -19,6 +20,7 @@ def atlas_results(
     verdict="local estimate",
     losses=LOSSES,
     missing=(),
+    throughout=(),
 ):
     """`results.json` with a run for every cell; log λ̂ by `EFFECTS`, a seed's shift and noise.
 
@@ -27,8 +29,11 @@ def atlas_results(
         verdict: Of every estimate.
         losses: Annealed training losses of the branches; λ̂ falls linearly in their log.
         missing: (seed, early, late, fraction, model) of runs that failed.
+        throughout: Optimizers, each the same early and late; empty: SGD and NGD in all pairs.
     """
     given = {"models": [{"hidden_nodes": n, "hidden_layers": d} for n, d in models]}
+    if throughout:
+        given |= {"pairs": "same", "optimizers": [*throughout], "further_seeds": []}
     config = Settings.model_validate({"factorial": given}).model_dump(mode="json")
     generator = np.random.default_rng(0)
     factorial = config["factorial"]
@@ -37,9 +42,10 @@ def atlas_results(
         name = f"{layers}×{nodes}"
         shift = SEED_SPREAD * np.random.default_rng(seed).normal()
         rows = []
-        for fraction, early, late in product(
-            sorted(factorial["fractions"])[::-1], ("sgd", "ngd"), ("sgd", "ngd")
-        ):
+        names = factorial["optimizers"]
+        for fraction, early, late in product(sorted(factorial["fractions"])[::-1], names, names):
+            if throughout and early != late:
+                continue
             level = shift + law(early, late, fraction, layers == 8) + noise * generator.normal()
             key = (seed, early, late, fraction, name)
             failed = key in missing
@@ -60,7 +66,7 @@ def atlas_results(
         groups[f"{name}, seed {seed}"] = {"rows": rows}
     rates = {
         f"{optimizer}, {layers}×{nodes}": {"rate": 0.1, "tried": [[0.1, "stable"]]}
-        for optimizer, (nodes, layers) in product(("sgd", "ngd"), models)
+        for optimizer, (nodes, layers) in product(factorial["optimizers"], models)
     }
     return {
         "status": "running",
@@ -73,7 +79,7 @@ def atlas_results(
 
 def law(early, late, fraction, deep):
     """log λ̂ in the window's middle, apart from seed and noise."""
-    e, t = (0.5 if name == "ngd" else -0.5 for name in (early, late))
+    e, t = (SIDES[name] for name in (early, late))
     d = 0.5 if deep else -0.5
     return (
         1.5

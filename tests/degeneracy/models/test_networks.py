@@ -9,13 +9,23 @@ import torch
 from torch import nn
 
 from degeneracy.models.known import DeepLinear, NormalCrossing, Quadratic
-from degeneracy.models.networks import DLNN, FFNN, LeNet5, num_parameters
+from degeneracy.models.networks import (
+    DLNN,
+    FFNN,
+    LeNet5,
+    ResidualFFNN,
+    VisionTransformer,
+    num_parameters,
+)
 
 MNIST_SHAPE, CIFAR_SHAPE = (1, 28, 28), (3, 32, 32)
 SHAPES = pytest.mark.parametrize("in_shape", [MNIST_SHAPE, CIFAR_SHAPE], ids=["28x28x1", "32x32x3"])
 MODELS = pytest.mark.parametrize(
     ("architecture", "sizes"),
-    [(FFNN, (64, 1)), (FFNN, (32, 3)), (DLNN, (64, 2)), (LeNet5, (0,)), (LeNet5, (2,))],
+    [
+        *((FFNN, (64, 1)), (FFNN, (32, 3)), (DLNN, (64, 2)), (LeNet5, (0,)), (LeNet5, (2,))),
+        *((ResidualFFNN, (16, 4)), (VisionTransformer, (8, 2))),
+    ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 
@@ -33,10 +43,12 @@ def leaves(model):
         (DLNN(hidden_nodes=100, hidden_layers=3), "DLNN 3 HL, 100 HN"),
         (LeNet5(), "CNN 0 HCL"),
         (LeNet5(2), "CNN 2 HCL"),
+        (ResidualFFNN(64, 8), "residual FFNN 8 HL, 64 HN"),
+        (VisionTransformer(), "ViT 2 blocks, width 32"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_titles_are_the_published_ones(model, title):
+def test_titles_are_those_that_results_have(model, title):
     assert model.title == title
 
 
@@ -52,6 +64,9 @@ def test_titles_are_the_published_ones(model, title):
         (LeNet5(), 44_426),
         (LeNet5(1), 44_426 + 906),
         (LeNet5(4), 44_426 + 4 * 906),
+        (ResidualFFNN(64, 8), num_parameters(FFNN(64, 8))),
+        # 32·(49 + 1) + 16·32; a block 2·64 + 96·33 + 32·33 + 64·33 + 32·65; 64 + 10·33
+        (VisionTransformer(32, 2), 2112 + 2 * 8544 + 394),
         # 3·32·32 inputs: (3072 + 1)·64 + (64 + 1)·10
         (FFNN(64, 1, in_shape=CIFAR_SHAPE), 197_322),
         # 6·(3·25 + 1) + 16·(6·25 + 1) + 120·(16·25 + 1) + 84·121 + 10·85
@@ -81,7 +96,8 @@ def test_every_layer_with_weights_has_a_bias_that_training_reaches(architecture,
     model = architecture(*sizes, in_shape=in_shape)
     weighted = [module for module in leaves(model) if hasattr(module, "weight")]
     assert all(module.bias is not None for module in weighted)
-    assert len(list(model.parameters())) == 2 * len(weighted)
+    places = architecture is VisionTransformer  # a parameter of no layer
+    assert len(list(model.parameters())) == 2 * len(weighted) + places
     model(torch.randn(16, *in_shape)).square().sum().backward()
     assert all(param.grad is not None and param.grad.any() for param in model.parameters())
 
@@ -366,3 +382,60 @@ def test_population_losses_run_under_vmap_and_grad_like_chain_by_chain(model):
         for name, gradient in zip(own, torch.autograd.grad(loss, list(own.values())), strict=True):
             assert torch.allclose(gradients[name][chain], gradient, rtol=1e-12, atol=1e-15)
             assert gradient.isfinite().all()
+
+
+def test_a_residual_network_adds_what_each_hidden_layer_makes_and_has_the_plain_ones_weights():
+    torch.manual_seed(0)
+    model = ResidualFFNN(6, 3).double()
+    assert model.state_dict().keys() == FFNN(6, 3).state_dict().keys()
+    images = torch.randn(5, *MNIST_SHAPE, dtype=torch.float64)
+    first, second, third, last = (m for m in leaves(model) if isinstance(m, nn.Linear))
+    h = first(images.flatten(1)).clamp(min=0)
+    h = h + second(h).clamp(min=0)
+    h = h + third(h).clamp(min=0)
+    torch.testing.assert_close(model(images), last(h), rtol=0, atol=1e-12)
+
+
+def test_a_block_of_the_transformer_is_pytorchs():
+    torch.manual_seed(0)
+    (block,) = VisionTransformer(8, 1).double().blocks
+    other = nn.TransformerEncoderLayer(
+        8, 2, dim_feedforward=16, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    ).double()
+    pairs = {
+        other.norm1: block.first_norm,
+        other.norm2: block.second_norm,
+        other.self_attn.out_proj: block.joined,
+        other.linear1: block.layers[0],
+        other.linear2: block.layers[2],
+    }
+    for theirs, ours in pairs.items():
+        theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        other.self_attn.in_proj_weight.copy_(block.mixed.weight)
+        other.self_attn.in_proj_bias.copy_(block.mixed.bias)
+    tokens = torch.randn(3, 16, 8, dtype=torch.float64)
+    torch.testing.assert_close(block(tokens), other(tokens), rtol=0, atol=1e-12)
+
+
+def test_a_transformer_sees_patches_and_where_they_are():
+    torch.manual_seed(0)
+    model = VisionTransformer(8, 1).double()
+    images = torch.randn(4, *MNIST_SHAPE, dtype=torch.float64)
+    moved = images.roll(7, dims=-1)  # each patch to the next place
+    assert not torch.allclose(model(moved), model(images))
+    nn.init.zeros_(model.places)
+    torch.testing.assert_close(model(moved), model(images), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"hidden_nodes": 7}, "hidden_nodes = 7 given; allowed: a multiple of 2"),
+        ({"in_shape": (1, 28, 24)}, "images of 28 × 24 given; allowed: square"),
+        ({"in_shape": (1, 30, 30)}, "whose side 4 divides"),
+    ],
+)
+def test_a_transformer_refuses_what_it_cannot_cut(given, said):
+    with pytest.raises(ValueError, match=said):
+        VisionTransformer(**given)

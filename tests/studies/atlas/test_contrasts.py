@@ -5,17 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from atlas_results import EFFECTS, SEED_SPREAD, atlas_results
+from atlas_results import EFFECTS, SEED_SPREAD, atlas_results, law
 
 from degeneracy.sweeps.statistics import paired
-from studies.atlas.contrasts import (
-    CONTRASTS,
-    arms_of,
-    contrasts_of,
-    is_complete,
-    needs_more_seeds,
-    table_of,
-)
+from studies.atlas.contrasts import arms_of, contrasts_of, is_complete, needs_more_seeds, table_of
 from studies.atlas.model import fitted
 
 EXPECTED = {
@@ -40,7 +33,7 @@ def noisy():
 
 def test_without_noise_every_contrast_is_the_law(exact):
     found = {c.name: c for c in contrasts_of(exact)}
-    assert list(found) == list(CONTRASTS)
+    assert list(found) == list(EXPECTED)
     for name, expected in EXPECTED.items():
         values = [*found[name].by_seed.values()]
         assert values == pytest.approx([expected] * 4, abs=1e-12)
@@ -153,6 +146,38 @@ def test_a_third_optimizer_is_in_no_contrast_of_the_first_two(exact):
     assert contrasts_of(results)[0].test.mean.value == pytest.approx(EFFECTS["early"])
 
 
+def test_optimizers_that_go_throughout_are_each_compared_with_the_first():
+    names = ("sgd", "ngd", "adamw", "muon")
+    results = atlas_results(noise=0.0, throughout=names)
+    found = {c.name: c for c in contrasts_of(results)}
+    others = ["NGD", "AdamW", "Muon"]
+    assert list(found) == [*others, *(f"{name} × learning rate" for name in others)]
+    for name, text in zip(names[1:], others, strict=True):
+        mean = sum(
+            law(name, name, 0.25, deep) - law("sgd", "sgd", 0.25, deep) for deep in (False, True)
+        )
+        assert found[text].test.mean.value == pytest.approx(mean / 2)
+        assert found[f"{text} × learning rate"].test.mean.value == pytest.approx(0, abs=1e-12)
+    for group in results["parts"]["runs"].values():
+        for row in group["rows"]:
+            if (row["late"], row["fraction"]) == ("muon", 0.6667):
+                for point in row["points"]["found"]:
+                    point["balanced"]["llc"] *= 3
+    tripled = {c.name: c for c in contrasts_of(results)}
+    assert tripled["Muon × learning rate"].test.mean.value == pytest.approx(math.log(3))
+    assert tripled["AdamW × learning rate"].test.mean.value == pytest.approx(0, abs=1e-12)
+
+
+def test_what_an_optimizer_lacks_is_no_other_ones_coverage():
+    lost = {(seed, "muon", "muon", 0.25, "2×256") for seed in (1, 2, 3)}
+    results = atlas_results(missing=lost, throughout=("sgd", "ngd", "muon"))
+    found = {c.name: c for c in contrasts_of(results)}
+    assert (found["NGD"].coverage, found["Muon"].coverage) == (1.0, 0.25)
+    assert found["Muon × learning rate"].coverage == 1.0
+    fit = fitted(results)
+    assert [term.name for term in fit.terms] == list(found)
+
+
 def test_networks_of_one_depth_have_no_contrast_of_depth():
     results = atlas_results(models=((256, 2), (64, 2)), noise=0.0)
     assert "early × depth" not in [c.name for c in contrasts_of(results)]
@@ -202,7 +227,7 @@ def test_runs_are_counted_by_arm_with_their_reasons():
 def test_the_mixed_model_agrees_with_the_contrasts(noisy):
     fit = fitted(noisy)
     beside = {c.name: c.test.mean for c in contrasts_of(noisy)}
-    assert [term.name for term in fit.terms] == list(CONTRASTS)
+    assert [term.name for term in fit.terms] == list(EXPECTED)
     for term in fit.terms:
         assert abs(term.value - beside[term.name].value) < beside[term.name].half_width
         assert term.low < beside[term.name].value < term.high

@@ -125,6 +125,21 @@ def test_figures_and_page_at_any_number_of_seeds(seeds, tmp_path):
     assert all(f'id="figure-{key}"' in page for key in drawn)
 
 
+def test_many_optimizers_have_a_panel_each_and_one_of_lines(tmp_path):
+    results = atlas_results(
+        seeds=[1, 2, 3], models=((256, 2),), throughout=("sgd", "ngd", "adamw", "muon")
+    )
+    found, sections = findings(results), atlas_figures(results, {})
+    figures = {d.key: d.figure for section in sections for d in section.drawings}
+    assert {t.name for t in figures["rates"].data} == {"SGD", "NGD", "AdamW", "Muon"}
+    assert len({t.xaxis for t in figures["measures"].data}) == 3
+    assert len({t.xaxis for t in figures["llc-against-loss"].data}) == 1
+    assert "AdamW instead of SGD changes λ̂ by" in found.cards[0].headline
+    head = [text for text, _ in found.tables[1].head]
+    assert head == ["measure", "network", "NGD", "AdamW", "Muon", "seeds"]
+    write_page(tmp_path / "report.html", "Atlas", found, sections)
+
+
 def test_a_band_is_over_losses_that_all_runs_have():
     lines = [([0.1, 0.01], [2.0, 1.0]), ([0.05, 0.005], [2.0, 1.0])]
     grid, mean, low, high = band_of(lines)

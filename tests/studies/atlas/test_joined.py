@@ -80,6 +80,7 @@ def altered(results, key, value):
         ("batch_size", 32),
         ("max_epochs", 30),
         ("optimizers", ["sgd", "adamw"]),
+        ("pairs", "same"),
         ("fractions", [0.5]),
         ("window", [0.05, 0.02]),
         ("margin", 0.1),

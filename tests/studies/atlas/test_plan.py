@@ -1,13 +1,16 @@
 """Are the runs those of the plan, and is what makes no sense refused?"""
 
 import pytest
+import torch
 
 import studies
 from degeneracy.config.reader import ConfigError, parse_config, read_config
+from degeneracy.data.images import TensorData
 from degeneracy.runs.work import PROJECT
 from degeneracy.sweeps.sweep import sweep_of
+from studies.atlas.measure import searched
 from studies.atlas.plan import axis_of, cells, content_of
-from studies.atlas.settings import Settings
+from studies.atlas.settings import SearchSettings, Settings
 
 PLAN = (PROJECT / "docs" / "atlas-plan.md").read_text(encoding="utf-8")
 
@@ -53,9 +56,58 @@ def test_a_cell_is_a_run_with_rates_of_its_own_optimizers(tmp_path):
         assert not run.settings.measurement.thorough
 
 
+def test_the_same_throughout_is_a_run_an_optimizer_and_rate(tmp_path):
+    names = ["sgd", "adamw", "spngd"]
+    given = {"pairs": "same", "optimizers": names, "fractions": [0.1, 0.5]}
+    factorial = parse_config({"factorial": given}, Settings).factorial
+    assert [tuple(cell) for cell in cells(factorial)] == [
+        (name, name, fraction) for fraction in (0.5, 0.1) for name in names
+    ]
+
+
+def test_a_network_of_another_architecture_is_run_and_named(tmp_path):
+    given = {"models": [{"architecture": "residual", "hidden_nodes": 12, "hidden_layers": 3}]}
+    factorial = parse_config({"factorial": given}, Settings).factorial
+    (model,) = factorial.models
+    assert model.name == "3×12 residual"
+    content = content_of(factorial, model, 1)
+    rates = {"sgd": 0.1, "ngd": 0.02}
+    sweep = sweep_of(studies.find("branches"), content, [axis_of(factorial, rates)], tmp_path)
+    training = sweep.runs[0].settings.training
+    assert (training.architecture, training.hidden_nodes) == ("residual", 12)
+    search = SearchSettings(seeds=[5], num_rates=1)
+    found = searched("sgd", model, random_images(), 32, search)
+    assert len(found.tried) == 1
+
+
+def random_images():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(64, 1, 28, 28, generator=generator)
+    return TensorData(inputs, torch.randint(10, (64,), generator=generator))
+
+
+STAGE_2 = sorted((PROJECT / "experiments").glob("args_atlas_stage2_*.json"))
+
+
+@pytest.mark.parametrize("path", STAGE_2, ids=lambda path: path.stem)
+def test_the_configs_of_stage_2_compare_every_optimizer_throughout(path):
+    factorial = read_config(path, Settings, "atlas").factorial
+    assert factorial.pairs == "same"
+    assert {"sgd", "ngd", "adamw", "muon"} <= set(factorial.optimizers)
+    assert factorial.further_seeds == []
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (
+            {"models": [{"architecture": "vit", "hidden_nodes": 33}]},
+            "vit given with hidden_nodes 33; allowed: a multiple of 2",
+        ),
+        (
+            {"models": [{"architecture": "vit"}], "optimizers": ["sgd", "seng"]},
+            '["seng"] given with a network vit',
+        ),
         ({"further_seeds": [3, 20]}, "[3] given in further_seeds too"),
         ({"thorough_seeds": [99]}, "thorough_seeds that have [99]"),
         ({"window": [0.02, 0.03]}, "allowed: the top first"),

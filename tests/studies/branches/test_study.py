@@ -56,6 +56,33 @@ def results(finished):
     return json.loads((finished / "results.json").read_text())
 
 
+@pytest.mark.parametrize(
+    ("size", "optimizer"), [(("residual", 8, 3), "soap"), (("vit", 8, 1), "adamw")]
+)
+def test_a_network_without_a_known_gauge_is_measured_as_it_is(config, size, optimizer, tmp_path):
+    given = json.loads(json.dumps(config))
+    architecture, nodes, layers = size
+    given["training"] |= {
+        "architecture": architecture,
+        "hidden_nodes": nodes,
+        "hidden_layers": layers,
+        "early": optimizer,
+        "late": optimizer,
+        "early_lr": 0.01,
+        "late_lr": 0.01,
+        "branch_losses": [0.7],
+        "max_epochs": 40,
+    }
+    run_study(STUDY, parse_config(given, Settings), tmp_path / "run", "cpu")
+    parts = json.loads((tmp_path / "run" / "results.json").read_text())["parts"]
+    assert parts["training"]["branches"]["outcome"] == "reached"
+    (point,) = parts["degeneracy"]["points"]["found"]
+    assert point["balanced"] == point["raw"]
+    assert point["balanced"]["llc"] > 0
+    assert point["balanced_trace"] == point["raw_trace"] > 0
+    assert point["relative_trace"] != point["raw_trace"]
+
+
 def test_each_branch_has_its_measures(results):
     training = results["parts"]["training"]["branches"]
     points = results["parts"]["degeneracy"]["points"]

@@ -19,6 +19,8 @@ from studies.branches.walk import (
     annealed,
     built,
     network,
+    rates_of,
+    set_rates,
     weights_of,
 )
 
@@ -89,11 +91,11 @@ def test_a_late_optimizer_begins_afresh_even_if_it_is_the_same(data):
 def test_annealing_is_an_epoch_whose_rate_falls_linearly_to_zero(data):
     settings = TrainingSettings(**SMALL | {"momentum": 0.0, "nesterov": False})
     torch.manual_seed(3)
-    model = network(settings)
+    model = network(settings, data.train)
     generator = torch.Generator().manual_seed(5)
     stepper = built(model, settings, "late")
     found = weights_of(annealed(model, stepper, data.train, settings, generator))
-    by_hand = network(settings)
+    by_hand = network(settings, data.train)
     by_hand.load_state_dict(model.state_dict())
     batches = torch.randperm(640, generator=torch.Generator().manual_seed(5)).split(64)
     for number, index in enumerate(batches):
@@ -110,7 +112,7 @@ def test_annealing_is_an_epoch_whose_rate_falls_linearly_to_zero(data):
 def test_annealing_keeps_the_momentum(data):
     settings = TrainingSettings(**SMALL)
     torch.manual_seed(3)
-    model = network(settings)
+    model = network(settings, data.train)
     used, fresh = built(model, settings, "late"), built(model, settings, "late")
     for index in torch.arange(640).split(64)[:3]:
         advanced(model, used, data.train, index)
@@ -121,9 +123,25 @@ def test_annealing_keeps_the_momentum(data):
     assert not torch.equal(ends[0]["layers.1.weight"], ends[1]["layers.1.weight"])
 
 
+@pytest.mark.parametrize("kind", ["muon", "soap", "spngd", "seng"])
+def test_the_rates_of_every_optimizer_fall(data, kind):
+    """Muon has two optimizers; SP-NGD is none of PyTorch's and has one rate of its own."""
+    settings = TrainingSettings(**SMALL | {"late": kind, "late_lr": 0.01})
+    model = network(settings, data.train)
+    stepper = built(model, settings, "late")
+    rates = rates_of(stepper)
+    assert rates[0] == 0.01
+    set_rates(stepper, [rate / 2 for rate in rates])
+    assert rates_of(stepper) == [rate / 2 for rate in rates]
+    set_rates(stepper, rates)
+    end = annealed(model, stepper, data.train, settings, torch.Generator())
+    assert rates_of(stepper) == rates  # the training it leaves goes on with its own
+    assert all(tensor.isfinite().all() for tensor in end.state_dict().values())
+
+
 def test_a_step_tells_its_length(data):
     settings = TrainingSettings(**SMALL)
-    model = network(settings)
+    model = network(settings, data.train)
     before = weights_of(model)
     length = advanced(model, built(model, settings, "early"), data.train, torch.arange(64))
     squares = sum(
@@ -141,7 +159,7 @@ def test_a_training_that_breaks_says_so(data):
 
 def test_branches_hold_the_weights_that_their_losses_are_of(data):
     _, branches = walked(data)
-    model = network(TrainingSettings(**SMALL))
+    model = network(TrainingSettings(**SMALL), data.train)
     for branch in branches:
         model.load_state_dict(branch.weights)
         assert evaluate(model, data.train)[0] == pytest.approx(branch.train_loss, rel=1e-6)
