@@ -17,7 +17,7 @@ from studies.atlas.endpoint import endpoint, points_of, used
 from studies.atlas.planned import Values, planned
 from studies.atlas.settings import name_of
 
-ENDPOINT = "balanced"  # λ̂ in balanced weights
+ENDPOINT = "balanced"  # λ̂ in balanced weights; in those given where no balance is known
 SECONDARY = {  # quantity → what it is
     "raw": "λ̂, weights as given",
     "relative_trace": "Hessian trace by relative changes (no gauge)",
@@ -56,6 +56,13 @@ class Contrast:
     adjusted: float | None
     coverage: float
     is_tested: bool
+
+
+def endpoint_label(results: Mapping[str, Any]) -> str:
+    """What the endpoint is, as figures and tables say it."""
+    models = results["config"]["factorial"]["models"]
+    can_balance = any(model.get("architecture", "ffnn") == "ffnn" for model in models)
+    return "λ̂, balanced" if can_balance else "λ̂, weights as given"
 
 
 def window_of(results: Mapping[str, Any]) -> tuple[float, float]:

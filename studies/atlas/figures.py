@@ -18,6 +18,7 @@ from studies.atlas.contrasts import (
     SECONDARY,
     contrast_groups,
     contrasts_of,
+    endpoint_label,
     rows_of,
     table_of,
     window_of,
@@ -29,7 +30,7 @@ from studies.atlas.settings import name_of
 
 CAPTIONS = {
     "llc-against-loss": (
-        "λ̂ in balanced weights of annealed branches against the training loss that they end in, a"
+        "λ̂ of annealed branches against the training loss that they end in, a"
         " thin line a run, a thick one the mean over seeds with its 95 % band, at losses that all"
         " of them have; certified or not. Panels: the early optimizer and the network. Colour: the"
         " late optimizer. Line style: the learning rate, in largest stable ones. The grey band is"
@@ -126,7 +127,7 @@ def loss_figure(results: Mapping) -> go.Figure:
             figure.add_vrect(
                 x0=bottom, x1=top, fillcolor=BAND, line_width=0, layer="below", row=row, col=column
             )
-        figure.update_yaxes(title_text="λ̂, balanced", row=row, col=1)
+        figure.update_yaxes(title_text=endpoint_label(results), row=row, col=1)
     points = [line_of(run) for run in rows_of(results)]
     losses, values = ([number for line in points for number in line[place]] for place in (0, 1))
     figure.update_xaxes(type="log", autorange="reversed", matches="x", **ticks(losses))
@@ -314,7 +315,7 @@ def rate_figure(results: Mapping) -> go.Figure:
     rates = sorted(table["fraction"].unique())
     figure.update_xaxes(tickvals=rates, ticktext=[f"{rate:.3g}" for rate in rates])
     figure.update_yaxes(type="log", **ticks(list(table[ENDPOINT].dropna())))
-    figure.update_yaxes(title_text="λ̂, balanced, in the window", col=1)
+    figure.update_yaxes(title_text=f"{endpoint_label(results)}, in the window", col=1)
     return figure
 
 
@@ -356,7 +357,7 @@ def measure_figure(results: Mapping) -> go.Figure:
         figure.add_vline(x=1, line_color=SOFT, line_width=1, row=1, col=column)
         colon = ": ratio," if has_all_pairs(results) else ""
         figure.update_xaxes(title_text=f"{name}{colon} {over(results)}", type="log", col=column)
-    labels = {ENDPOINT: "λ̂, balanced", **SECONDARY}
+    labels = SECONDARY | {ENDPOINT: endpoint_label(results)}
     figure.update_yaxes(
         tickvals=list(range(len(wanted))),
         ticktext=[labels[quantity] for quantity in wanted],

@@ -14,6 +14,7 @@ from studies.atlas.contrasts import (
     arms_of,
     contrast_groups,
     contrasts_of,
+    endpoint_label,
     is_complete,
     needs_more_seeds,
     rows_of,
@@ -204,8 +205,9 @@ def measure_table(results: Mapping) -> Table:
     """Contrasts by every measure, network by network."""
     rows, table = [], table_of(results)
     names = shown_contrasts(results)
+    labels = {ENDPOINT: f"{endpoint_label(results)} (the endpoint)", **SECONDARY}
     for model in dict.fromkeys(table["model"]):
-        for quantity, label in {ENDPOINT: "λ̂, balanced (the endpoint)", **SECONDARY}.items():
+        for quantity, label in labels.items():
             contrasts = contrasts_of(results, quantity, model, table)
             found = {c.name: mean_of([*c.by_seed.values()]) for c in contrasts}
             means = [found.get(name) for name in names]
