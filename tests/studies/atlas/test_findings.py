@@ -49,7 +49,7 @@ def test_a_null_result_is_said_as_plainly(results):
 
 def test_where_one_network_cannot_be_tested_the_other_answers():
     """As happened: at the smallest rate no run of the deep network came down to the window."""
-    results = atlas_results(seeds=range(1, 6), noise=0.02)
+    results = atlas_results(seeds=[1, 2, 3], noise=0.02)
     for group in results["parts"]["runs"].values():
         for row in group["rows"]:
             if row["model"] == "8×64" and row["fraction"] == 0.0625:

@@ -70,9 +70,12 @@ def test_a_network_without_a_known_gauge_is_measured_as_it_is(config, size, opti
         "late": optimizer,
         "early_lr": 0.01,
         "late_lr": 0.01,
-        "branch_losses": [0.7],
-        "max_epochs": 40,
+        "num_images": 320,
+        "switch_loss": 1.8,
+        "branch_losses": [1.5],
+        "window": [1.4, 1.3],
     }
+    given["measurement"] |= {"sampler_batch_size": 32, "hessian_images": 64, "num_probes": 4}
     run_study(STUDY, parse_config(given, Settings), tmp_path / "run", "cpu")
     parts = json.loads((tmp_path / "run" / "results.json").read_text())["parts"]
     assert parts["training"]["branches"]["outcome"] == "reached"
