@@ -108,7 +108,7 @@ clean:  ## remove the virtual environment and built files, keep data and runs
 	rm -rf .venv .venv-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*##/\t/' | expand -t 24
+	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*##/\t/' | expand -t 24
 	@echo
 	@echo "Studies: make NAME runs a notebook and builds its report; CONFIG=FILE takes another config."
 	@$(LISTING) | sed 's/^/  /'

@@ -9,7 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from degeneracy.data.images import TensorData
-from degeneracy.stepper import TorchStepper
+from degeneracy.stepper import Stepper
 from degeneracy.training import evaluate
 
 STEPS_PER_OCTAVE = 2  # of the grid
@@ -57,7 +57,7 @@ def rate_grid(count: int) -> list[float]:
 
 def largest_stable_rate(
     make: Callable[[], nn.Module],
-    build: Callable[[nn.Module, float], TorchStepper],
+    build: Callable[[nn.Module, float], Stepper],
     data: TensorData,
     seeds: Sequence[int],
     rule: Rule = Rule(),
@@ -86,7 +86,7 @@ def largest_stable_rate(
 
 def behaviour(
     make: Callable[[], nn.Module],
-    build: Callable[[nn.Module, float], TorchStepper],
+    build: Callable[[nn.Module, float], Stepper],
     data: TensorData,
     rate: float,
     seed: int,
@@ -113,7 +113,7 @@ def behaviour(
 
 
 def looks(
-    model: nn.Module, stepper: TorchStepper, data: TensorData, seed: int, rule: Rule
+    model: nn.Module, stepper: Stepper, data: TensorData, seed: int, rule: Rule
 ) -> Iterator[tuple[float, float]]:
     """(epochs trained, whole training loss) without end, at each look."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,11 +8,9 @@ from collections.abc import Mapping
 
 from degeneracy.config.section import plain, rule
 from degeneracy.config.words import closest, key_below, repeated, shown
+from degeneracy.data.settings import TRAIN_SIZES
 from degeneracy.optimizers.kinds import KINDS
 from degeneracy.runs.optimizers import OPTIMIZER_SECTIONS, names_of, resolved
-
-# images in each training set
-TRAIN_SIZES = {"mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000}
 
 
 @rule("hidden_layers", "hidden_nodes")

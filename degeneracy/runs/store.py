@@ -243,6 +243,8 @@ class RunStore:
             for key in sorted(old.keys() | new.keys())
             if old.get(key) != new.get(key)
         )
+        if old.items() < new.items():
+            advice = "name another directory, or go on with the version that made it"
         raise RunStoreError(f"{what} ({changed}); {advice}")
 
     def _glimpse(self, name: str) -> dict[str, Any] | None:

@@ -60,9 +60,22 @@ class Contrast:
 
 def endpoint_label(results: Mapping[str, Any]) -> str:
     """What the endpoint is, as figures and tables say it."""
+    return "λ̂, balanced" if can_balance(results) else "λ̂, weights as given"
+
+
+def quantities_of(results: Mapping[str, Any]) -> dict[str, str]:
+    """The endpoint and all else that is measured, with what each is called."""
+    if can_balance(results):
+        return {ENDPOINT: "λ̂, balanced", **SECONDARY}
+    same = ("raw", "balanced_trace", "balanced_largest")  # as the ones in the weights as given
+    others = {name: text for name, text in SECONDARY.items() if name not in same}
+    return {ENDPOINT: endpoint_label(results), **others}
+
+
+def can_balance(results: Mapping[str, Any]) -> bool:
+    """Whether the networks' units have a balance that is known; a config has one kind alone."""
     models = results["config"]["factorial"]["models"]
-    can_balance = any(model.get("architecture", "ffnn") == "ffnn" for model in models)
-    return "λ̂, balanced" if can_balance else "λ̂, weights as given"
+    return all(model.get("architecture", "ffnn") != "vit" for model in models)
 
 
 def window_of(results: Mapping[str, Any]) -> tuple[float, float]:

@@ -15,10 +15,10 @@ from degeneracy.sweeps.statistics import LEAST, mean_of
 from degeneracy.texts import label, listed
 from studies.atlas.contrasts import (
     ENDPOINT,
-    SECONDARY,
     contrast_groups,
     contrasts_of,
     endpoint_label,
+    quantities_of,
     rows_of,
     table_of,
     window_of,
@@ -32,9 +32,10 @@ CAPTIONS = {
     "llc-against-loss": (
         "λ̂ of annealed branches against the training loss that they end in, a"
         " thin line a run, a thick one the mean over seeds with its 95 % band, at losses that all"
-        " of them have; certified or not. Panels: the early optimizer and the network. Colour: the"
-        " late optimizer. Line style: the learning rate, in largest stable ones. The grey band is"
-        " the window over which the endpoint is averaged. Lower is more degenerate."
+        " of them have; certified or not. Panels: the network and, where it differs from the late"
+        " one, the early optimizer. Colour: the late optimizer. Line style: the learning rate, in"
+        " largest stable ones. The grey band is the window over which the endpoint is averaged."
+        " Lower is more degenerate."
     ),
     "contrasts": (
         "Each contrast as a ratio of λ̂, its mean over seeds with the 95 % interval, and every"
@@ -43,7 +44,8 @@ CAPTIONS = {
     ),
     "rates": (
         "The endpoint against the learning rate, in largest stable ones of the same optimizer:"
-        " means over seeds with 95 % intervals, a line for each pair of early and late optimizer."
+        " means over seeds with 95 % intervals, a line for each optimizer, or each pair of an early"
+        " and a late one."
     ),
     "measures": (
         "The contrasts of one factor by every measure in the same window: is the answer one of the"
@@ -348,16 +350,17 @@ def measure_figure(results: Mapping) -> go.Figure:
     asked = {name: one for name, one in planned(results).items() if one.is_main}
     title = f"{listed([*asked])}, by every measure"
     figure = empty_figure(title[0].upper() + title[1:], seeds_text(results), len(asked))
-    wanted = [*SHOWN, *SHOWN_TOO]
+    labels = quantities_of(results)
+    wanted = [name for name in (*SHOWN, *SHOWN_TOO) if name in labels]
     models = list(dict.fromkeys(row["model"] for row in rows_of(results)))
     for place, model in enumerate(models):
         shift = 0.24 * (place - (len(models) - 1) / 2)
-        _measures(figure, results, model, [*asked], shift, GROUPS[(place + 1) % len(GROUPS)])
+        colour = GROUPS[(place + 1) % len(GROUPS)]
+        _measures(figure, results, (model, wanted, [*asked]), shift, colour)
     for column, name in enumerate(asked, start=1):
         figure.add_vline(x=1, line_color=SOFT, line_width=1, row=1, col=column)
         colon = ": ratio," if has_all_pairs(results) else ""
         figure.update_xaxes(title_text=f"{name}{colon} {over(results)}", type="log", col=column)
-    labels = SECONDARY | {ENDPOINT: endpoint_label(results)}
     figure.update_yaxes(
         tickvals=list(range(len(wanted))),
         ticktext=[labels[quantity] for quantity in wanted],
@@ -370,13 +373,18 @@ def measure_figure(results: Mapping) -> go.Figure:
 
 
 def _measures(
-    figure: go.Figure, results: Mapping, model: str, names: Sequence[str], shift: float, colour: str
+    figure: go.Figure,
+    results: Mapping,
+    what: tuple[str, Sequence[str], Sequence[str]],
+    shift: float,
+    colour: str,
 ) -> None:
-    """A network's means over seeds, a panel a contrast."""
+    """A network's means over seeds: (network, quantities, a row each, contrasts, a panel each)."""
     table = table_of(results)
+    model, quantities, names = what
     for column, name in enumerate(names, start=1):
         rows = []
-        for place, quantity in enumerate([*SHOWN, *SHOWN_TOO]):
+        for place, quantity in enumerate(quantities):
             contrasts = contrasts_of(results, quantity, model, table)
             found = next((c for c in contrasts if c.name == name), None)
             if found is not None:

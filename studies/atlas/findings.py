@@ -6,23 +6,22 @@ from collections.abc import Mapping
 from degeneracy.report.page import Card, Findings, Note, Tile
 from degeneracy.report.tables import Table, csv_table
 from degeneracy.sweeps.statistics import Mean, mean_of
-from degeneracy.texts import count_of, listed
+from degeneracy.texts import count_of, label, listed
 from studies.atlas.contrasts import (
     ENDPOINT,
-    SECONDARY,
     Contrast,
     arms_of,
     contrast_groups,
     contrasts_of,
-    endpoint_label,
     is_complete,
     needs_more_seeds,
+    quantities_of,
     rows_of,
     table_of,
     whole_seeds,
 )
 from studies.atlas.model import fitted
-from studies.atlas.planned import planned
+from studies.atlas.planned import has_all_pairs, planned
 from studies.atlas.predictions import at_equal_rate, collapse, correlations
 
 SURE = 0.05  # of an adjusted p
@@ -60,10 +59,10 @@ def contrast_card(results: Mapping) -> Card:
     state = f"{count_of(done, 'run')} of {len(table)} with an endpoint ({counted})"
     factorial = results["config"]["factorial"]
     done_seeds = set(whole_seeds(results, table)["seed"])
-    planned = f"{count_of(len(factorial['seeds']), 'seed')}"
+    wanted = f"{count_of(len(factorial['seeds']), 'seed')}"
     if done_seeds >= set(factorial["seeds"]) and needs_more_seeds(results):
-        planned += f", and {len(factorial['further_seeds'])} more, for an interval is too long"
-    notes = [] if is_complete(results) else [Note(f"Incomplete: {state}; planned: {planned}.")]
+        wanted += f", and {len(factorial['further_seeds'])} more, for an interval is too long"
+    notes = [] if is_complete(results) else [Note(f"Incomplete: {state}; planned: {wanted}.")]
     texts = []
     for model, found in groups.items():
         where = f"{model or 'all networks'}: " if len(groups) > 1 else ""
@@ -205,15 +204,16 @@ def measure_table(results: Mapping) -> Table:
     """Contrasts by every measure, network by network."""
     rows, table = [], table_of(results)
     names = shown_contrasts(results)
-    labels = {ENDPOINT: f"{endpoint_label(results)} (the endpoint)", **SECONDARY}
+    labels = quantities_of(results)
+    labels[ENDPOINT] += " (the endpoint)"
     for model in dict.fromkeys(table["model"]):
-        for quantity, label in labels.items():
+        for quantity, words in labels.items():
             contrasts = contrasts_of(results, quantity, model, table)
             found = {c.name: mean_of([*c.by_seed.values()]) for c in contrasts}
             means = [found.get(name) for name in names]
             counted = found.get(names[0])
             count = str(counted.count if counted else 0)
-            rows.append([label, model, *map(_with_interval, means), count])
+            rows.append([words, model, *map(_with_interval, means), count])
     note = "Ratios at equal training loss, mean and 95 % interval over seeds; not corrected."
     head = ["measure", "network", *names, "seeds"]
     return Table("By every measure", note, head, rows, row_headers=True)
@@ -231,6 +231,12 @@ def _with_interval(mean: Mean | None) -> str:
     return f"{percent(mean.value)} ({percent(mean.low)} to {percent(mean.high)})"
 
 
+def pair_text(results: Mapping, arm: Mapping) -> str:
+    """`SGD → NGD`; `NGD` where all are the same throughout."""
+    early, late = label(arm["early"]), label(arm["late"])
+    return f"{early} → {late}" if has_all_pairs(results) else late
+
+
 def arm_table(results: Mapping) -> Table:
     """Runs and endpoints by arm."""
     counted = arms_of(results)
@@ -240,7 +246,7 @@ def arm_table(results: Mapping) -> Table:
     named = {"there": "with an endpoint"}
     rows = [
         [
-            f"{arm['model']}, {arm['early']} → {arm['late']}, {arm['fraction']:.3g}",
+            f"{arm['model']}, {pair_text(results, arm)}, {arm['fraction']:.3g}",
             str(arm["runs"]),
             *(str(arm[reason]) for reason in reasons),
         ]
@@ -275,11 +281,13 @@ def prediction_card(results: Mapping) -> Card | None:
         texts += equal_rate_texts(results, row["model"])
     named = {c.name for c in found if math.isfinite(c.low) and c.low * c.high > 0}
     kept = [name for name in dict.fromkeys(c.name for c in found) if _same_sign(found, name, named)]
-    headline = (
-        f"Of one sign, with an interval that excludes 0, in every network: {listed(kept)}."
-        if kept
-        else "No rank correlation has an interval that excludes 0 in every network."
-    )
+    with_interval = [c for c in found if math.isfinite(c.low)]
+    headline = "No rank correlation has an interval that excludes 0 in every network."
+    if not with_interval:
+        headline = "Too few seeds for intervals of rank correlations."
+    elif kept:
+        told = listed(kept)
+        headline = f"Of one sign, with an interval that excludes 0, in every network: {told}."
     return Card("What tells what", headline, text=texts)
 
 

@@ -15,6 +15,7 @@ PLAN = (
     "max_epochs",
     "optimizers",
     "pairs",
+    "annealing_epochs",
     "fractions",
     "window",
     "margin",
@@ -56,6 +57,11 @@ def joined(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
                 *plan[key],
                 *(one for one in own[key] if _but_for_length(one) not in known),
             ]
+        if (rule := results["config"]["search"]) != first["config"]["search"]:
+            raise ValueError(
+                f"{first_name} and {name} found their rates by two rules,"
+                f" {first['config']['search']} and {rule}; allowed: pieces of one search"
+            )
         _check_rates(parts.get(RATES, {}), results["parts"].get(RATES, {}), name)
         for part, found in results["parts"].items():
             parts[part] = parts.get(part, {}) | found

@@ -59,7 +59,7 @@ def searched(
         lambda network, rate: kind.build(network, cross_entropy, kind.settings(lr=rate, **own)),
         data,
         search.seeds,
-        Rule(search.reach, search.epochs, 2 * search.reach, batch_size=batch_size),
+        Rule(search.reach, search.epochs, 2 * search.reach, search.more_epochs, batch_size),
         search.num_rates,
     )
 

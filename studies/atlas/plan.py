@@ -55,6 +55,7 @@ def content_of(factorial: FactorialSettings, model: ModelSettings, seed: int) ->
             "root": factorial.root,
             "num_images": factorial.num_images,
             "batch_size": factorial.batch_size,
+            "annealing_epochs": factorial.annealing_epochs,
             "max_epochs": factorial.max_epochs,
             "window": factorial.window,
             "architecture": model.architecture,

@@ -23,6 +23,7 @@ from studies.atlas.planned import levels_of
 RESAMPLES = 1_000
 LEAST_RUNS = 8
 LEAST_SEEDS = 5
+SAME_UNIT = ("sgd", "ngd")  # late optimizers whose learning rates are of one unit
 
 ASKED = {  # name → (what tells, what it is to tell)
     "curvature after epoch 2 → final λ̂": ("early_trace", ENDPOINT),
@@ -41,7 +42,7 @@ class Correlation(NamedTuple):
         name: One of `ASKED`.
         model: The network whose runs these are.
         value: ρ.
-        low, high: 95 % interval over resampled seeds; NaN with fewer than three.
+        low, high: 95 % interval over resampled seeds; NaN with fewer than `LEAST_SEEDS`.
         count: Runs.
     """
 
@@ -68,9 +69,11 @@ def observed(results: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def temperature(results: Mapping[str, Any], row: Mapping[str, Any]) -> float:
-    """Late learning rate over batch, momentum counted in; NGD keeps the gradient's norm, so that
-    its rate has the same unit.
+    """Late learning rate over batch, momentum counted in, of SGD and of NGD, which keeps the
+    gradient's norm, so that its rate has the same unit; NaN of others.
     """
+    if row["late"] not in SAME_UNIT:
+        return math.nan
     rates = results["parts"]["rates"]
     rate = row["fraction"] * rates[f"{row['late']}, {row['model']}"]["rate"]
     momentum = studies.find(STUDY).settings().training.momentum  # which the plan leaves as it is
@@ -107,7 +110,7 @@ def _correlation(
 
 
 def collapse(results: Mapping[str, Any]) -> pd.DataFrame:
-    """How much of log λ̂'s variance between runs of a network is accounted for.
+    """How much of log λ̂'s variance between runs of a network with SGD and NGD is accounted for.
 
     Returns:
         One row a network: `model`, `runs`, and R² (adjusted) of log λ̂ by log temperature alone
@@ -115,7 +118,8 @@ def collapse(results: Mapping[str, Any]) -> pd.DataFrame:
         (`cells`). Temperature collapses the curves where the first is near the last.
     """
     rows = []
-    for model, runs in observed(results).dropna(subset=[ENDPOINT]).groupby("model", sort=False):
+    table = observed(results).dropna(subset=[ENDPOINT, "temperature"])
+    for model, runs in table.groupby("model", sort=False):
         y = np.log(runs[ENDPOINT].to_numpy())
         heat = np.log(runs["temperature"].to_numpy())
         cells = pd.get_dummies(

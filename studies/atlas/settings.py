@@ -8,6 +8,7 @@ from pydantic import Field
 from degeneracy.config.section import Section, rule
 from degeneracy.config.values import DataRoot, EachOnce, Seed
 from degeneracy.config.words import shown
+from degeneracy.data.settings import there_are_so_many
 from degeneracy.models.settings import Architecture, heads_share_the_width
 from degeneracy.optimizers.kinds import LAYERED
 from degeneracy.sweeps.settings import RunsSettings
@@ -65,7 +66,10 @@ class SearchSettings(Section):
             " within twice."
         ),
     )
-    epochs: int = Field(20, ge=1, le=10_000, description="Epochs in which it does.")
+    epochs: int = Field(20, ge=1, le=10_000, description="Epochs in which it comes down to it.")
+    more_epochs: int = Field(
+        2, ge=1, le=10_000, description="Epochs in which it stays there afterwards."
+    )
     num_rates: int = Field(
         20, ge=1, le=60, description="Rates tried at most: 1, 1/√2, 1/2, … downwards."
     )
@@ -107,6 +111,15 @@ def optimizers_know_the_layers(optimizers: list[str], models: list[dict]) -> str
     return None
 
 
+@rule("models")
+def gauges_are_alike(models: list[dict]) -> str | None:
+    """Weights as given and balanced ones are not compared."""
+    kinds = {model.get("architecture") == "vit" for model in models}
+    if len(kinds) > 1:
+        return "vit given beside other networks; allowed: a config of its own (it has no balance)"
+    return None
+
+
 class FactorialSettings(Section):
     """Early optimizer × late optimizer × learning rate × network, within each seed."""
 
@@ -115,6 +128,8 @@ class FactorialSettings(Section):
         further_seeds_are_others,
         thorough_seeds_are_run,
         optimizers_know_the_layers,
+        gauges_are_alike,
+        there_are_so_many("num_images"),
     )
 
     dataset: Literal["mnist", "fashion-mnist", "cifar10"] = Field(
@@ -125,6 +140,9 @@ class FactorialSettings(Section):
         6_400, ge=100, le=60_000, description="Training images, the first of the data set."
     )
     batch_size: int = Field(64, ge=2, le=6_000, description="Images in a minibatch.")
+    annealing_epochs: int = Field(
+        1, ge=1, le=10_000, description="Epochs in which a branch's learning rate falls to 0."
+    )
     max_epochs: int = Field(60, ge=1, le=10_000, description="Epochs after which training ends.")
     models: Annotated[list[ModelSettings], EachOnce] = Field(
         [

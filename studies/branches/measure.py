@@ -20,6 +20,7 @@ from degeneracy.llc.estimate import LLCEstimate, estimate_llcs, mean_loss
 from degeneracy.llc.settings import AUTO, SamplerSettings
 from degeneracy.models.balance import balanced
 from degeneracy.models.relative import Relative
+from degeneracy.models.stream import balanced_stream
 from degeneracy.runs.results import finding
 from degeneracy.runs.work import Measured, Work, from_project
 from degeneracy.weights import flattened
@@ -53,7 +54,7 @@ PUBLISHED = {  # arXiv:2409.04913
     "nbeta": "batch",
 }
 PUBLISHED_BATCH = 128
-GAUGED = ("ffnn",)  # architectures whose hidden units can be balanced
+GAUGES = {"ffnn": balanced, "residual": balanced_stream}  # of an architecture's hidden units
 
 
 def images(work: Work) -> DataSplits:
@@ -151,7 +152,7 @@ def measured(walk: Walk, states: Sequence[dict], settings: Settings) -> Iterator
     model = network(settings.training, data)
     seed, count = settings.training.seed, len(states)
     scaled = [in_gauge(model, state, settings.training) for state in states]
-    is_gauged = settings.training.architecture in GAUGED
+    is_gauged = settings.training.architecture in GAUGES
     sampler = local_sampler(how, seed)
     local = estimate_llcs(
         model,
@@ -176,14 +177,16 @@ def measured(walk: Walk, states: Sequence[dict], settings: Settings) -> Iterator
             label="LLC as published",
         )
     for place, state in enumerate(states):
+        raw = curvature(model, state, data, how, "raw")
+        same = {name.replace("raw", "balanced"): value for name, value in raw.items()}
         yield {
             "raw": record(local[place]),
             "balanced": record(local[is_gauged * count + place]),
             "gauge_free": record(free[place]),
             "published": record(as_published[place]),
             "balanced_norm": norm_of(scaled[place]),
-            **curvature(model, state, data, how, "raw"),
-            **curvature(model, scaled[place], data, how, "balanced"),
+            **raw,
+            **(curvature(model, scaled[place], data, how, "balanced") if is_gauged else same),
             **relative_trace(model, state, data, how),
         }
 
@@ -192,7 +195,8 @@ def in_gauge(model: nn.Module, state: dict, training: TrainingSettings) -> dict:
     """The balanced weights; of an architecture whose units have no gauge that is known, the weights
     as they are.
     """
-    return balanced(model, state) if training.architecture in GAUGED else dict(state)
+    balance = GAUGES.get(training.architecture)
+    return dict(state) if balance is None else balance(model, state)
 
 
 def local_sampler(how: MeasurementSettings, seed: int) -> SamplerSettings:

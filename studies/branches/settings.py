@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 from degeneracy.config.section import Section, rule
 from degeneracy.config.values import DataRoot, Seed, nesterov_has_momentum
 from degeneracy.config.words import shown
+from degeneracy.data.settings import there_are_so_many
 from degeneracy.models.settings import Architecture, heads_share_the_width
 from degeneracy.optimizers.kinds import KINDS, LAYERED
 from degeneracy.optimizers.settings import MAX_RATE, OptimizerSettings
@@ -52,6 +53,7 @@ class TrainingSettings(Section):
         nesterov_has_momentum("training."),
         window_is_a_range,
         heads_share_the_width,
+        there_are_so_many("num_images"),
         optimizers_know_the_layers,
     )
 
@@ -89,8 +91,8 @@ class TrainingSettings(Section):
         [0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02],
         min_length=1,
         description=(
-            "Training losses (nats) at which a copy goes on for one epoch while its learning rate"
-            " falls to 0."
+            "Training losses (nats) at which a copy goes on for `annealing_epochs` while its"
+            " learning rate falls to 0."
         ),
     )
     window: Annotated[Losses, Field(min_length=2, max_length=2)] = Field(
@@ -99,6 +101,9 @@ class TrainingSettings(Section):
             "Training losses after annealing, top and bottom (nats), between which the endpoint is"
             " averaged."
         ),
+    )
+    annealing_epochs: int = Field(
+        1, ge=1, le=10_000, description="Epochs in which a branch's learning rate falls to 0."
     )
     look_every: int = Field(
         20, ge=1, le=100_000, description="Steps between two looks at the whole training loss."
@@ -110,9 +115,8 @@ class TrainingSettings(Section):
         """Kind and settings of an optimizer: the rate and what else it takes from here."""
         kind: str = getattr(self, phase)
         schema = KINDS[kind].settings
-        given = {key: getattr(self, key) for key in CHOSEN if key in schema.model_fields}
-        if kind not in ("sgd", "ngd"):  # momentum of another meaning
-            given = {}
+        own = CHOSEN if kind in ("sgd", "ngd") else ()  # others' momentum has another meaning
+        given = {key: getattr(self, key) for key in own if key in schema.model_fields}
         return kind, schema(lr=getattr(self, f"{phase}_lr"), **given)
 
 

@@ -179,17 +179,22 @@ def annealed(
     settings: TrainingSettings,
     generator: torch.Generator,
 ) -> nn.Module:
-    """A copy after one more epoch with the learning rate falling to 0, momentum and all.
+    """A copy after `annealing_epochs` more with the learning rate falling to 0, momentum and all.
 
-    The copy sees the minibatches that the training would have seen in an epoch begun here.
+    The copy sees the minibatches that the training would have seen in epochs begun here.
     """
     there = copy.deepcopy(model)
     own = built(there, settings, "late")
     own.load_state_dict(copy.deepcopy(stepper.state_dict()))
     order = torch.Generator()
     order.set_state(generator.get_state())
-    batches = torch.randperm(len(data.labels), generator=order).to(data.labels.device)
-    batches = batches.split(settings.batch_size)
+    batches = [
+        index
+        for _ in range(settings.annealing_epochs)
+        for index in torch.randperm(len(data.labels), generator=order)
+        .to(data.labels.device)
+        .split(settings.batch_size)
+    ]
     rates = rates_of(own)
     for number, index in enumerate(batches):
         set_rates(own, [rate * (1 - number / len(batches)) for rate in rates])

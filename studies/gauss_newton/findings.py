@@ -260,13 +260,13 @@ def seed_texts(results: Mapping) -> list[str]:
             pairs = [
                 (ends[name][s], ends[first][s]) for s in ends[name].keys() & ends[first].keys()
             ]
-            accuracy = interval_of(pairs, lambda one: 100 * one.record["final"]["val_accuracy"])
+            accuracy = interval_of(pairs, _percent)
             gap = interval_of(pairs, lambda one, level=level: _gap(one, level))
             if accuracy is not None and gap is not None:
                 texts.append(
-                    f"{label(name)} beside {label(first)} ({words}, within {accuracy.count} seeds,"
-                    f" mean and 95 %): test accuracy {_with_ends(accuracy, '.1f')} points, gap at"
-                    f" equal training loss {_with_ends(gap, '.3f')} nats."
+                    f"{label(name)} beside {label(first)} ({words}, within seeds, mean and 95 %):"
+                    f" test accuracy {_with_ends(accuracy, '.1f')} points ({accuracy.count} seeds),"
+                    f" gap at equal training loss {_with_ends(gap, '.3f')} nats ({gap.count})."
                 )
     return texts
 
@@ -278,6 +278,11 @@ def interval_of(
     values = [tuple(map(value, pair)) for pair in pairs]
     differences = [a - b for a, b in values if a is not None and b is not None]
     return mean_of_values(differences) if len(differences) >= LEAST else None
+
+
+def _percent(one: Found) -> float | None:
+    accuracy = _final(one, "val_accuracy")
+    return None if accuracy is None else 100 * accuracy
 
 
 def _gap(one: Found, level: float | None) -> float | None:

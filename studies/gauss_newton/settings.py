@@ -9,12 +9,12 @@ from pydantic import AfterValidator, Field
 from degeneracy.config.section import Section, rule
 from degeneracy.config.values import DataRoot, EachOnce, Seed, nesterov_has_momentum
 from degeneracy.config.words import shown
+from degeneracy.data.settings import there_are_so_many
 from degeneracy.optimizers.gauss_newton import MOST_ROWS, Solver
 from degeneracy.optimizers.settings import MAX_RATE
 from degeneracy.runs.optimizers import Name
 
 FEATURES = {"mnist": 784, "fashion-mnist": 784, "cifar10": 3072}
-TRAIN_SIZES = {"mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000}
 NUM_CLASSES = 10
 MAX_EPOCHS = 100_000
 SWAP = ">"  # joins the names of a swap
@@ -29,21 +29,10 @@ def _increasing(values: list) -> list:
 Gamma = Annotated[float, Field(gt=0, le=1e12)]
 
 
-@rule("num_train", "dataset")
-def there_are_so_many(num_train: int, dataset: str) -> str | None:
-    """No more images than the data set has."""
-    if num_train > TRAIN_SIZES[dataset]:
-        return (
-            f"{num_train} given with data.dataset {shown(dataset)}; allowed there: at most"
-            f" {TRAIN_SIZES[dataset]}"
-        )
-    return None
-
-
 class DataSettings(Section):
     """The images, normalised with the published constants and flattened."""
 
-    rules = (there_are_so_many,)
+    rules = (there_are_so_many("num_train"),)
 
     dataset: Literal["mnist", "fashion-mnist", "cifar10"] = Field(
         "mnist", description="The data set."
@@ -272,15 +261,6 @@ def batches_are_whole(size: int, count: int) -> str | None:
     return None
 
 
-@rule("training.full.batch_size", "data.dataset")
-def full_batch_is_there(size: int, dataset: str) -> str | None:
-    """No more images than the data set has."""
-    most = TRAIN_SIZES[dataset]
-    if size > most:
-        return f"{size} given with data.dataset {shown(dataset)}; allowed there: at most {most}"
-    return None
-
-
 @rule("optimizers", "training.full.batch_size", "training.mini.batch_size")
 def kernels_fit(optimizers: Mapping[str, Any], full: int, mini: int) -> str | None:
     """The minimum-norm solution's kernel has ten rows an image of a batch."""
@@ -302,7 +282,7 @@ class Settings(Section):
         measured_ones_are_optimizers,
         swaps_are_inside,
         batches_are_whole,
-        full_batch_is_there,
+        there_are_so_many("training.full.batch_size", "data.dataset"),
         kernels_fit,
     )
 

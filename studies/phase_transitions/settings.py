@@ -6,9 +6,9 @@ from pydantic import Field
 
 from degeneracy.config.section import Section, rule, with_defaults
 from degeneracy.config.words import shown
+from degeneracy.data.settings import TRAIN_SIZES
 from degeneracy.llc.settings import SamplerSettings
 from degeneracy.runs.config import Config, DataSettings, ExperimentSettings
-from degeneracy.runs.rules import TRAIN_SIZES
 
 # So deep and at this rate both optimizers sit on a plateau for 500 to 800 steps.
 DeepExperiment = with_defaults(

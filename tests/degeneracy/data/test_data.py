@@ -26,7 +26,7 @@ from degeneracy.data.files import (
     import_torchvision,
 )
 from degeneracy.data.images import NORMALISATION, TensorData, load_data
-from degeneracy.runs.rules import TRAIN_SIZES
+from degeneracy.data.settings import TRAIN_SIZES
 
 REPOSITORY = Path(files.__file__).resolve().parents[2]
 MNIST_FILES = [

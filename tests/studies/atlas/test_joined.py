@@ -79,6 +79,7 @@ def altered(results, key, value):
         ("num_images", 3_200),
         ("batch_size", 32),
         ("max_epochs", 30),
+        ("annealing_epochs", 2),
         ("optimizers", ["sgd", "adamw"]),
         ("pairs", "same"),
         ("fractions", [0.5]),
@@ -89,6 +90,12 @@ def altered(results, key, value):
 def test_pieces_of_two_plans_are_refused(pieces, key, value):
     altered(pieces[1][1], key, value)
     with pytest.raises(ValueError, match=rf"a and b are of two plans: factorial\.{key}"):
+        joined(pieces)
+
+
+def test_pieces_of_two_searches_are_refused(pieces):
+    pieces[1][1]["config"]["search"]["reach"] = 0.3
+    with pytest.raises(ValueError, match="a and b found their rates by two rules"):
         joined(pieces)
 
 

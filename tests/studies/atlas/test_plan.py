@@ -1,5 +1,7 @@
 """Are the runs those of the plan, and is what makes no sense refused?"""
 
+import re
+
 import pytest
 import torch
 
@@ -56,7 +58,7 @@ def test_a_cell_is_a_run_with_rates_of_its_own_optimizers(tmp_path):
         assert not run.settings.measurement.thorough
 
 
-def test_the_same_throughout_is_a_run_an_optimizer_and_rate(tmp_path):
+def test_the_same_throughout_is_a_run_an_optimizer_and_rate():
     names = ["sgd", "adamw", "spngd"]
     given = {"pairs": "same", "optimizers": names, "fractions": [0.1, 0.5]}
     factorial = parse_config({"factorial": given}, Settings).factorial
@@ -90,11 +92,22 @@ STAGE_2 = sorted((PROJECT / "experiments").glob("args_atlas_stage2_*.json"))
 
 
 @pytest.mark.parametrize("path", STAGE_2, ids=lambda path: path.stem)
-def test_the_configs_of_stage_2_compare_every_optimizer_throughout(path):
-    factorial = read_config(path, Settings, "atlas").factorial
+def test_the_configs_of_stage_2_are_those_of_the_plan(path):
+    settings = read_config(path, Settings, "atlas")
+    factorial, search = settings.factorial, settings.search
     assert factorial.pairs == "same"
     assert {"sgd", "ngd", "adamw", "muon"} <= set(factorial.optimizers)
-    assert factorial.further_seeds == []
+    assert (factorial.seeds, factorial.further_seeds) == ([1, 2, 3], [])
+    (row,) = re.findall(rf"\| `{path.stem.removeprefix('args_atlas_stage2_')}` \| (.*) \|", PLAN)
+    (model,) = factorial.models
+    assert f"γ = {model.localization:,.0f}" in row or model.localization == 25_000
+    assert f"nβ = {model.nbeta:g}" in row if model.nbeta != "dataset" else "nβ" not in row
+    assert f"batches of {factorial.batch_size}" in row or factorial.batch_size == 64
+    assert f"up to {factorial.max_epochs} epochs" in row or factorial.max_epochs == 60
+    assert f"annealed for {factorial.annealing_epochs}" in row or factorial.annealing_epochs == 1
+    assert f"comes to {search.reach:g}" in row or search.reach == 0.15
+    assert f"in {search.epochs} epochs" in row or search.epochs == 20
+    assert f"for {search.more_epochs} more" in row or search.more_epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -103,6 +116,11 @@ def test_the_configs_of_stage_2_compare_every_optimizer_throughout(path):
         (
             {"models": [{"architecture": "vit", "hidden_nodes": 33}]},
             "vit given with hidden_nodes 33; allowed: a multiple of 2",
+        ),
+        ({"models": [{"architecture": "vit"}, {}]}, "vit given beside other networks"),
+        (
+            {"dataset": "cifar10", "num_images": 50_001},
+            '50001 given with dataset "cifar10"; allowed there: at most 50000',
         ),
         (
             {"models": [{"architecture": "vit"}], "optimizers": ["sgd", "seng"]},

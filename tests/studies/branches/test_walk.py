@@ -131,12 +131,41 @@ def test_the_rates_of_every_optimizer_fall(data, kind):
     stepper = built(model, settings, "late")
     rates = rates_of(stepper)
     assert rates[0] == 0.01
-    set_rates(stepper, [rate / 2 for rate in rates])
-    assert rates_of(stepper) == [rate / 2 for rate in rates]
-    set_rates(stepper, rates)
-    end = annealed(model, stepper, data.train, settings, torch.Generator())
+    end = weights_of(annealed(model, stepper, data.train, settings, torch.Generator()))
     assert rates_of(stepper) == rates  # the training it leaves goes on with its own
-    assert all(tensor.isfinite().all() for tensor in end.state_dict().values())
+    by_hand = network(settings, data.train)
+    by_hand.load_state_dict(model.state_dict())
+    own = built(by_hand, settings, "late")
+    batches = torch.randperm(640, generator=torch.Generator()).split(64)
+    for number, index in enumerate(batches):
+        set_rates(own, [rate * (1 - number / 10) for rate in rates])
+        own.step(data.train.inputs[index], data.train.labels[index])
+    for name, tensor in by_hand.state_dict().items():
+        torch.testing.assert_close(end[name], tensor, rtol=1e-4, atol=1e-6)
+    constant = network(settings, data.train)
+    constant.load_state_dict(model.state_dict())
+    own = built(constant, settings, "late")
+    for index in batches:
+        own.step(data.train.inputs[index], data.train.labels[index])
+    for name, tensor in constant.state_dict().items():
+        assert not torch.allclose(end[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_annealing_over_several_epochs_falls_through_all_of_them(data):
+    one = TrainingSettings(**SMALL | {"momentum": 0.0, "nesterov": False})
+    three = one.model_copy(update={"annealing_epochs": 3})
+    model = network(one, data.train)
+    stepper = built(model, one, "late")
+    end = weights_of(annealed(model, stepper, data.train, three, torch.Generator()))
+    by_hand, generator = network(one, data.train), torch.Generator()
+    by_hand.load_state_dict(model.state_dict())
+    own = built(by_hand, one, "late")
+    orders = [torch.randperm(640, generator=generator) for _ in range(3)]
+    for number, index in enumerate(torch.cat(orders).split(64)):
+        set_rates(own, [one.late_lr * (1 - number / 30)])
+        own.step(data.train.inputs[index], data.train.labels[index])
+    for name, tensor in by_hand.state_dict().items():
+        torch.testing.assert_close(end[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_tells_its_length(data):

@@ -142,8 +142,8 @@ def test_solutions_are_compared_within_seeds(results):
     ends = f"({2 - half:+.1f} to {2 + half:+.1f})".replace("-", "−")
     gaps = f"({-0.2 - half / 10:+.3f} to {-0.2 + half / 10:+.3f})".replace("-", "−")
     assert (
-        "min_norm beside block (mini-batches, within 3 seeds, mean and 95 %): test accuracy"
-        f" +2.0 {ends} points, gap at equal training loss −0.200 {gaps} nats."
+        "min_norm beside block (mini-batches, within seeds, mean and 95 %): test accuracy"
+        f" +2.0 {ends} points (3 seeds), gap at equal training loss −0.200 {gaps} nats (3)."
     ) in texts_of(results)
     results["parts"]["train"] = {k: r for k, r in results["parts"]["train"].items() if "42" in k}
-    assert "within" not in texts_of(results)
+    assert "within seeds" not in texts_of(results)

@@ -33,7 +33,7 @@ def problems_of(content):
         ),
         (
             {"data": {"num_train": 60000, "dataset": "cifar10"}},
-            'data.num_train: 60000 given with data.dataset "cifar10"; allowed there: at most 50000',
+            'data.num_train: 60000 given with dataset "cifar10"; allowed there: at most 50000',
         ),
         ({"optimizers": {}}, "optimizers: {} given; allowed: at least one"),
         (
