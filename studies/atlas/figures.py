@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from degeneracy.report.page import Drawing, Section
 from degeneracy.report.style import DASHES, INK, SOFT, empty_figure, optimizer_colours
-from degeneracy.sweeps.statistics import LEAST, mean_of
+from degeneracy.sweeps.statistics import mean_of
 from degeneracy.texts import label, listed
 from studies.atlas.contrasts import (
     ENDPOINT,
@@ -59,6 +59,7 @@ CAPTIONS = {
     ),
 }
 GROUPS = (INK, "#009e73", "#e69f00", "#332288")  # colours of networks, all together first
+BAND_RUNS = 3  # runs from which on there is a band: that of two is all over the figure
 BAND = "rgba(97, 110, 124, 0.14)"
 SHOWN = ("raw", ENDPOINT, "gauge_free", "relative_trace", "balanced_trace", "raw_trace")
 SHOWN_TOO = ("balanced_largest", "published", "val_loss", "norm", "length")
@@ -225,7 +226,7 @@ def band_of(
         (np.log(losses)[::-1], np.log(values)[::-1]) for losses, values in lines if len(losses) > 1
     ]
     empty = np.empty(0)
-    if len(logs) < LEAST:
+    if len(logs) < BAND_RUNS:
         return empty, empty, empty, empty
     first, last = max(x[0] for x, _ in logs), min(x[-1] for x, _ in logs)
     if first >= last:

@@ -141,13 +141,13 @@ def test_many_optimizers_have_a_panel_each_and_one_of_lines(tmp_path):
 
 
 def test_a_band_is_over_losses_that_all_runs_have():
-    lines = [([0.1, 0.01], [2.0, 1.0]), ([0.05, 0.005], [2.0, 1.0])]
+    lines = [([0.1, 0.01], [2.0, 1.0]), ([0.05, 0.005], [2.0, 1.0]), ([0.08, 0.005], [2.0, 1.0])]
     grid, mean, low, high = band_of(lines)
     assert (grid[0], grid[-1]) == pytest.approx((0.01, 0.05))
     assert all(low <= mean)
     assert all(mean <= high)
-    assert len(band_of(lines[:1])[0]) == 0
-    assert len(band_of([([0.1, 0.05], [1, 1]), ([0.01, 0.005], [1, 1])])[0]) == 0
+    assert len(band_of(lines[:2])[0]) == 0
+    assert len(band_of([*lines, ([0.009, 0.006], [1, 1])])[0]) == 0
 
 
 def test_a_perfect_order_has_correlation_one(results):
