@@ -146,13 +146,18 @@ def contrasts_of(
 
 
 def contrast_groups(results: Mapping[str, Any]) -> dict[str | None, list[Contrast]]:
-    """Contrasts of all networks together, under None, then of each alone, as far as there are any;
-    of an atlas of one network None's are that network's.
+    """Contrasts of all networks together, under None, then of each alone, as far as there are any.
+
+    Together are those that every network has, and those between networks. Of an atlas of one
+    network None's are that network's.
     """
     models = [name_of(model) for model in results["config"]["factorial"]["models"]]
     groups = {model: contrasts_of(results, model=model) for model in [None, *models]}
     if len(models) == 1:
-        del groups[models[0]]
+        return {None: groups[None]} if groups[None] else {}
+    alone = [{contrast.name for contrast in groups[model]} for model in models]
+    of_some = set.union(*alone) - set.intersection(*alone)  # which would be of these networks only
+    groups[None] = [contrast for contrast in groups[None] if contrast.name not in of_some]
     return {model: found for model, found in groups.items() if found}
 
 

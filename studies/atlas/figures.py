@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from degeneracy.report.page import Drawing, Section
 from degeneracy.report.style import DASHES, INK, SOFT, empty_figure, optimizer_colours
-from degeneracy.sweeps.statistics import mean_of
+from degeneracy.sweeps.statistics import LEAST, mean_of
 from degeneracy.texts import label, listed
 from studies.atlas.contrasts import (
     ENDPOINT,
@@ -45,7 +45,7 @@ CAPTIONS = {
     "rates": (
         "The endpoint against the learning rate, in largest stable ones of the same optimizer:"
         " means over seeds with 95 % intervals, a line for each optimizer, or each pair of an early"
-        " and a late one."
+        " and a late one. A point without an interval is one run."
     ),
     "measures": (
         "The contrasts of one factor by every measure in the same window: is the answer one of the"
@@ -424,7 +424,7 @@ def variance_figure(results: Mapping) -> go.Figure:
         "seed": math.sqrt(components.seed),
         "trajectory": math.sqrt(components.trajectory),
         "sampler": math.sqrt(components.sampler),
-        "between cells": float(cells.mean().groupby("model").std().mean()),
+        "between cells": float(cells.mean()[cells.count() >= LEAST].groupby("model").std().mean()),
     }
     figure = empty_figure("What makes runs differ", seeds_text(results))
     figure.add_bar(

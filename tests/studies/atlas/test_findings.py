@@ -61,6 +61,11 @@ def test_where_one_network_cannot_be_tested_the_other_answers():
     figure = next(
         d.figure for s in atlas_figures(results, {}) for d in s.drawings if d.key == "contrasts"
     )
+    rows = [(c, network) for (c, _), (network, _), *_ in findings(results).tables[0].rows]
+    together = "2×256 and 8×64"
+    assert ("early × depth", together) in rows
+    assert ("optimizer × learning rate", "2×256") in rows
+    assert ("optimizer × learning rate", together) not in rows  # it would be of one network
     hollow = {t.name for t in figure.data if t.marker.symbol == "diamond-open"}
     assert hollow == {"all networks", "8×64"}
     measured = findings(results).tables[1]
