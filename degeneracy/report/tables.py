@@ -41,6 +41,14 @@ class Table:
         object.__setattr__(self, "head", head)
         object.__setattr__(self, "rows", rows)
 
+    def markdown(self) -> str:
+        """Head and rows as Markdown, without the smaller texts."""
+        head = [text for text, _ in self.head]
+        rows = [[text for text, _ in row] for row in self.rows]
+        lines = [head, ["---"] * len(head), *rows]
+        escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
+
 
 def check_colour(colour: str, where: str) -> None:
     """Raises ValueError unless `colour` is `#rrggbb` or empty, which is the colour of the text."""

@@ -16,20 +16,10 @@ from typing import Any
 
 from degeneracy.files import write_atomically
 from degeneracy.report.pictures import draw
-from degeneracy.report.tables import Table
 from degeneracy.runs.results_file import RESULTS
 from studies.atlas.figures import atlas_figures
 from studies.atlas.findings import findings, tidy_csv
 from studies.atlas.joined import joined
-
-
-def markdown(table: Table) -> str:
-    """A table of the report as Markdown."""
-    head = [text for text, _ in table.head]
-    rows = [[text for text, _ in row] for row in table.rows]
-    lines = [head, ["---"] * len(head), *rows]
-    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -64,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     for card in found.cards:
         print(f"**{card.headline}**", *card.text, *(note.line for note in card.notes), sep="\n\n")
     for table in found.tables:
-        print(f"\n{table.caption}\n\n{markdown(table)}")
+        print(f"\n{table.caption}\n\n{table.markdown()}")
     drawings = [drawing for section in atlas_figures(results, {}) for drawing in section.drawings]
     for path in draw(drawings, options.folder, "atlas-"):
         print(path, file=sys.stderr)

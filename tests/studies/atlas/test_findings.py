@@ -10,7 +10,6 @@ from atlas_results import atlas_results
 
 from degeneracy.report.page import write_page
 from studies.atlas.contrasts import contrasts_of
-from studies.atlas.export import markdown
 from studies.atlas.figures import CAPTIONS, atlas_figures, band_of
 from studies.atlas.findings import findings, percent
 from studies.atlas.predictions import adjusted_r2, at_equal_rate, collapse, correlations, observed
@@ -102,7 +101,7 @@ def test_a_page_names_the_optimizers_that_were_run():
 
 
 def test_the_markdown_keeps_its_cells():
-    table = markdown(findings(atlas_results(seeds=[1, 2])).tables[1])
+    table = findings(atlas_results(seeds=[1, 2])).tables[1].markdown()
     assert "\\|w\\|" in table
     lines = [line.replace("\\|", "") for line in table.splitlines()]
     assert len({line.count("|") for line in lines}) == 1

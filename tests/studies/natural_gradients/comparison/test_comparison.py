@@ -17,6 +17,7 @@ from degeneracy.llc.certificates import LOCAL
 from degeneracy.sweeps.sweep import sweep_of
 from studies import find
 from studies.natural_gradients.comparison import SECTION, variance
+from studies.natural_gradients.comparison.export import main, run_table
 from studies.natural_gradients.comparison.figures import DEGENERACY, DESCENT, fastest
 from studies.natural_gradients.comparison.findings import counted, speed_text
 from studies.natural_gradients.comparison.measure import MOST_LOOKS, found, thinned
@@ -344,3 +345,21 @@ def test_the_runs_of_a_seed_are_done_and_kept(data_root, tmp_path):
 
 def test_the_examples_hold():
     assert doctest.testmod(variance).failed == 0
+
+
+def test_what_docs_show_is_a_row_a_run_with_gaps_where_nothing_was_reached():
+    part = part_of(3.0, 0.2)
+    part["seed 1"]["rows"][0] |= {"outcome": "diverged", "passage": None, "point": None}
+    table = run_table(part)
+    assert len(table) == 27
+    assert table["llc"].isna().tolist() == [True] + [False] * 26
+    first, second = table.iloc[0], table.iloc[1]
+    assert (first["outcome"], second["verdict"]) == ("diverged", LOCAL)
+    assert second["trace"] == pytest.approx(5 * second["llc"])
+
+
+def test_what_holds_no_comparison_is_a_sentence(tmp_path, capsys):
+    (tmp_path / "results.json").write_text('{"parts": {}}')
+    assert main([str(tmp_path), str(tmp_path / "docs")]) == 2
+    assert "no comparison that can be read" in capsys.readouterr().err
+    assert not (tmp_path / "docs").exists()
