@@ -124,8 +124,10 @@ def descents(part: Mapping) -> go.Figure:
                 col=column,
             )
     figure.update_xaxes(title_text="step", row=1, col=1)
-    figure.update_xaxes(title_text="process seconds", type="log", row=1, col=2)
-    figure.update_yaxes(title_text="training loss (nats)", type="log")
+    figure.update_xaxes(
+        title_text="process seconds", type="log", dtick="D2", tickformat="~g", row=1, col=2
+    )
+    figure.update_yaxes(title_text="training loss (nats)", type="log", dtick="D2", tickformat="~g")
     return figure
 
 
