@@ -16,7 +16,7 @@ from studies.gauss_newton.records import (
     Found,
     at_loss,
     by_name,
-    common_level,
+    comparable,
     mean_of,
     names,
     part,
@@ -228,10 +228,10 @@ def gap_texts(results: Mapping) -> list[str]:
     """Test loss and accuracy of each optimizer at a training loss that all of a regime came to."""
     texts = []
     for regime, words in REGIMES.items():
-        found = trained(results, regime)
-        level = common_level(found)
+        level, found, left_out = comparable(trained(results, regime))
         if level is None or len(by_name(found)) < 2:
             continue
+        without = f" Left out: {listed([*map(label, left_out)])}, slower." if left_out else ""
         told = []
         for name, group in by_name(found).items():
             at = [values for one in group if (values := at_loss(one, level)) is not None]
@@ -240,8 +240,8 @@ def gap_texts(results: Mapping) -> list[str]:
                 accuracy = spread_text([values["val_accuracy"] for values in at], 100)
                 told.append(f"{label(name)} {gap:.3g} ({accuracy} %)")
         texts.append(
-            f"Gap of test over training loss at training loss {level:.3g}, which all came to"
-            f" ({words}), with test accuracy there: {listed(told)}."
+            f"Gap of test over training loss at training loss {level:.3g}, which these came to"
+            f" ({words}), with test accuracy there: {listed(told)}.{without}"
         )
     return texts
 
@@ -252,7 +252,7 @@ def seed_texts(results: Mapping) -> list[str]:
     texts = []
     for regime, words in REGIMES.items():
         found = trained(results, regime)
-        level = common_level(found)
+        level = comparable(found).level
         ends = {name: {o.seed: o for o in group} for name, group in by_name(found).items()}
         for name in others:
             if not {first, name} <= ends.keys():

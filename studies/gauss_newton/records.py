@@ -71,14 +71,17 @@ def common_level(found: Sequence[Found]) -> float | None:
 
 def at_loss(one: Found, level: float) -> dict[str, float] | None:
     """Test loss (nats) and accuracy where the training loss first comes down to `level`, linearly
-    between the two epochs around it; None where it never does.
+    between the two epochs around it; None where it never does, or passes it on the way from the
+    untrained network to the first epoch, a way too long for a line.
     """
     losses = one.series("train_loss")
     below = np.flatnonzero(losses <= level)
     if not len(below):
         return None
     last = int(below[0])
-    before = max(last - 1, 0)
+    if last == 0 or (last == 1 and losses[1] < level):
+        return None
+    before = last - 1
     fall = losses[before] - losses[last]
     share = (losses[before] - level) / fall if fall > 0 else 1.0
     values = {}
@@ -86,6 +89,32 @@ def at_loss(one: Found, level: float) -> dict[str, float] | None:
         series = one.series(name)
         values[name] = float(series[before] + share * (series[last] - series[before]))
     return values | {"gap": values["val_loss"] - level}
+
+
+class Comparable(NamedTuple):
+    """Trajectories that can be compared at one training loss.
+
+    Attributes:
+        level: The loss, nats: the lowest that all of them come to; None where none are left.
+        found: The trajectories, each with `at_loss`.
+        left_out: Names of the slowest, which end where another was not measured yet.
+    """
+
+    level: float | None
+    found: list[Found]
+    left_out: list[str]
+
+
+def comparable(found: Sequence[Found]) -> Comparable:
+    """All that have a value at a common training loss, the slowest left out until they do."""
+    kept, left_out = list(found), []
+    while kept and (level := common_level(kept)) is not None:
+        if all(at_loss(one, level) is not None for one in kept):
+            return Comparable(level, kept, left_out)
+        slowest = max(kept, key=lambda one: np.nanmin(one.series("train_loss"))).name
+        left_out.append(slowest)
+        kept = [one for one in kept if one.name != slowest]
+    return Comparable(None, [], left_out)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

@@ -9,7 +9,14 @@ from scipy import stats
 
 from studies.gauss_newton.figures import study_figures
 from studies.gauss_newton.findings import findings
-from studies.gauss_newton.records import at_loss, by_name, common_level, spread_text, trained
+from studies.gauss_newton.records import (
+    at_loss,
+    by_name,
+    common_level,
+    comparable,
+    spread_text,
+    trained,
+)
 
 
 def drawings_of(results):
@@ -105,17 +112,38 @@ def test_an_llc_that_was_refused_is_left_out_and_said(results):
     assert "degeneracy" in drawings_of(results)
 
 
-def test_losses_are_compared_where_all_came_to(results):
+def falling(results, all_losses):
+    """Trajectories whose training losses are given, from the untrained network on."""
     found = trained(results, "mini")
-    for one, losses in zip(found, ([2, 1.0], [2, 0.5], [2, 1.5], [2, 0.1], [2, 1.2]), strict=True):
-        one.record["series"] |= {"epoch": [0, 1], "train_loss": losses, "val_loss": [3.0, 2.0]}
-        one.record["series"]["val_accuracy"] = [0.1, 0.5]
+    for one, losses in zip(found, all_losses, strict=True):
+        one.record["series"] |= {"epoch": [0, 1, 2], "train_loss": losses}
+        one.record["series"] |= {"val_loss": [4.0, 3.0, 2.0], "val_accuracy": [0.1, 0.3, 0.5]}
+    return found
+
+
+def test_losses_are_compared_where_all_came_to(results):
+    losses = ([3, 2, 1.0], [3, 2, 0.5], [3, 1.8, 1.5], [3, 2, 0.1], [3, 2, 1.2])
+    found = falling(results, losses)
     assert common_level(found) == 1.5
     assert at_loss(found[0], 1.5) == pytest.approx(
-        {"val_loss": 2.5, "val_accuracy": 0.3, "gap": 1.0}
+        {"val_loss": 2.5, "val_accuracy": 0.4, "gap": 1.0}
     )
     assert at_loss(found[2], 1.0) is None
     assert list(by_name(found)) == ["block", "min_norm", "adam", "ngd", "adam>block at 1"]
+    assert comparable(found) == (1.5, found, [])
+
+
+def test_nothing_is_said_of_the_way_to_the_first_epoch(results):
+    """A straight line from the untrained network would decide the order."""
+    losses = ([3, 1, 0.2], [3, 1, 0.1], [3, 2.8, 2.5], [3, 1.1, 0.4], [3, 2, 0.3])
+    found = falling(results, losses)
+    assert at_loss(found[0], 2.5) is None
+    assert at_loss(found[0], 1.0)["val_loss"] == 3.0  # at the epoch itself nothing is a guess
+    level, kept, left_out = comparable(found)
+    assert (level, left_out) == (0.4, ["adam"])
+    assert [one.name for one in kept] == ["block", "min_norm", "ngd", "adam>block at 1"]
+    assert "Left out: adam, slower." in texts_of(results)
+    assert comparable(falling(results, [[3, 1, 0.5]] * 4 + [[3, 2.9, 2.9]])).left_out
 
 
 def test_numbers_of_several_seeds_are_a_range():
