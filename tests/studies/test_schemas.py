@@ -44,8 +44,9 @@ def test_the_default_config_spells_out_the_defaults(name: str):
     if name == "gauss_newton":  # whose notebook is to take ten minutes
         expected["training"]["mini"]["epochs"] = 6
         expected["training"]["full"]["checkpoint_every"] = 5
-        named = ["block", "min_norm", "ridge", "sgd", "ngd"]
-        expected["degeneracy"] |= {"num_probes": 10, "num_draws": 60, "optimizers": named}
+        named = ["block", "min_norm", "sgd", "ngd"]
+        expected["degeneracy"] |= {"num_probes": 10, "num_draws": 80, "optimizers": named}
+        expected["degeneracy"]["num_chains"] = 3
         expected["degeneracy"]["localizations"] = [1e6, 1e7]
     assert parse_config(content, study.settings).model_dump() == expected
 

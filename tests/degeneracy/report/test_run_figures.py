@@ -235,7 +235,7 @@ def test_the_labels_of_four_optimizers_name_each_and_do_not_overlap(seed):
     results, _ = synthetic_run(seed, optimizers=FOUR)
     figure = figures.llc_against_loss_figure(TITLE, results)
     ends = {note.text for note in figure.layout.annotations if "epoch 20" in note.text}
-    names = ("SGD", "NGD", "adamw", "my opt &lt;b&gt;")
+    names = ("SGD", "NGD", "AdamW", "my opt &lt;b&gt;")
     assert ends == {f"{name}, epoch 20" for name in names}
     placed = list(boxes_of(figure))
     for place, (middle, size) in enumerate(placed):

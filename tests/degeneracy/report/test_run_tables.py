@@ -9,6 +9,7 @@ from synthetic_results import diverge, set_final, synthetic_run
 from degeneracy.report.run_tables import MAX_CHAINS, chains_table, metrics_table, series_csv
 from degeneracy.report.style import optimizer_colours
 from degeneracy.runs.results import SERIES
+from degeneracy.texts import label
 
 TITLE = "FFNN 2 HL, 256 HN"
 FOUR = ("sgd", "ngd", "adamw", "my opt <b>")
@@ -22,7 +23,7 @@ def texts(row):
 def test_the_metrics_have_a_column_an_optimizer_in_its_colour(optimizers):
     results, _ = synthetic_run(kind="standard", optimizers=optimizers)
     table = metrics_table(TITLE, results)
-    labels = [{"sgd": "SGD", "ngd": "NGD"}.get(name, name) for name in optimizers]
+    labels = [label(name) for name in optimizers]
     colours = optimizer_colours(optimizers)
     assert table.head[1:] == list(zip(labels, colours.values(), strict=True))
     rows = {row[0][0]: row[1:] for row in table.rows}

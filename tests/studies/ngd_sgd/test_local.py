@@ -136,7 +136,7 @@ def test_several_optimizers_are_compared_where_both_estimates_count():
     add_local(results, adamw=NOT_AT_REST)
     headline = only_card(results).headline
     assert headline.startswith(
-        "Against SGD's, the local λ̂ is higher for NGD and my opt <b>; no order where adamw's chains"
+        "Against SGD's, the local λ̂ is higher for NGD and my opt <b>; no order where AdamW's chains"
         " have not come to rest; the tempered sensitivity, as published, is higher for NGD"
     )
 

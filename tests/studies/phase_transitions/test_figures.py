@@ -221,7 +221,7 @@ def test_every_optimizer_of_a_run_has_a_colour_of_its_own_in_every_figure(four):
     lines = {trace.line.color for trace in figures["developmental"].data}
     assert lines == set(colours.values())
     panels = {note.text: note.font.color for note in figures["spectra"].layout.annotations}
-    assert panels == {"SGD": colours["sgd"], "NGD": colours["ngd"], "adamw": colours["adamw"]} | {
+    assert panels == {"SGD": colours["sgd"], "NGD": colours["ngd"], "AdamW": colours["adamw"]} | {
         "my own": colours["my own"]
     }
     assert {trace.xaxis for trace in figures["spectra"].data} == {"x", "x2", "x3", "x4"}

@@ -54,13 +54,13 @@ def test_of_many_optimizers_the_headline_tells_those_that_differ_and_tiles_have_
     optimizers_of(four)["adamw"]["val_loss"] = DESCENDS
     card = card_of(four)
     assert card.headline == (
-        "Over the drop the LLC rises with SGD and NGD; it falls with my own; adamw leaves no"
+        "Over the drop the LLC rises with SGD and NGD; it falls with my own; AdamW leaves no"
         " plateau. The Hessian trace peaks inside the drop with SGD and my own and after the drop"
         " with NGD."
     )
     names = " ".join(tile.name for tile in card.tiles)
     assert all(name in names for name in ("SGD: ", "NGD: ", "my own: "))
-    assert "adamw" not in names
+    assert "AdamW" not in names
 
 
 def test_a_change_within_its_interval_is_no_rise(results):
@@ -118,12 +118,12 @@ def test_tiles_are_the_changes_with_their_intervals_the_peaks_and_the_difference
 
 def test_every_other_optimizer_is_compared_with_the_first_alone(four):
     heads = [text.split(":")[0] for text in card_of(four).text[1:]]
-    assert heads == ["SGD", "NGD", "adamw", "my own"] + [
-        f"SGD and {name}" for name in ("NGD", "adamw", "my own")
+    assert heads == ["SGD", "NGD", "AdamW", "my own"] + [
+        f"SGD and {name}" for name in ("NGD", "AdamW", "my own")
     ]
     differences = [name for name in tiles_of(four) if "−" in name]
     assert [name.split(" at ")[0] for name in differences] == [
-        f"LLC, {name} − SGD" for name in ("NGD", "adamw", "my own")
+        f"LLC, {name} − SGD" for name in ("NGD", "AdamW", "my own")
     ]
 
 
