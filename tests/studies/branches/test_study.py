@@ -8,12 +8,12 @@ from executed_notebook import execute
 
 from degeneracy.config.reader import ConfigError, parse_config
 from degeneracy.models.balance import rescaled_units
-from degeneracy.models.networks import FFNN
+from degeneracy.models.networks import FFNN, VisionTransformer
 from degeneracy.study import measure, open_work, run_study
 from studies.branches import STUDY
 from studies.branches.findings import findings
-from studies.branches.measure import curvature, gauge_free, relative_trace
-from studies.branches.settings import MeasurementSettings, Settings
+from studies.branches.measure import curvature, gauge_free, in_gauge, relative_trace
+from studies.branches.settings import MeasurementSettings, Settings, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,20 @@ def results(finished):
     return json.loads((finished / "results.json").read_text())
 
 
+def test_a_transformer_is_measured_in_the_weights_as_given():
+    training = TrainingSettings(architecture="vit", hidden_nodes=8, early="sgd", late="ngd")
+    model = VisionTransformer(8, 1)
+    state = model.state_dict()
+    found = in_gauge(model, state, training)
+    assert list(found) == list(state)
+    assert all(found[name] is tensor for name, tensor in state.items())
+
+
 @pytest.mark.parametrize(
-    ("size", "optimizer"), [(("residual", 8, 3), "soap"), (("vit", 8, 1), "adamw")]
+    ("size", "optimizer"),
+    [(("residual", 8, 3), "soap"), pytest.param(("vit", 8, 1), "adamw", marks=pytest.mark.slow)],
 )
-def test_a_network_is_balanced_where_its_gauge_is_known_and_else_measured_as_it_is(
-    config, size, optimizer, tmp_path
-):
+def test_a_network_whose_gauge_is_known_is_balanced(config, size, optimizer, tmp_path):
     given = json.loads(json.dumps(config))
     architecture, nodes, layers = size
     given["training"] |= {
