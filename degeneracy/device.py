@@ -1,6 +1,10 @@
-"""Which device does a name mean?"""
+"""Which device does a name mean, and on how many threads is small work done?"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 class DeviceError(RuntimeError):
@@ -22,3 +26,17 @@ def chosen_device(name: str) -> torch.device:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return torch.device(name)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch's and NumPy's linear algebra on one thread inside, as before afterwards: with small
+    matrices several spend their time waiting for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)

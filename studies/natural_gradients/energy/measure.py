@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from degeneracy.device import one_thread
 from degeneracy.runs.work import Measured, Work
 from studies.natural_gradients.energy.descent import (
     BASELINES,
@@ -28,7 +29,9 @@ def measure(work: Work) -> Measured:
     cases = all_cases(settings)
     for key in work.todo(cases, "run"):
         kind, method, seed = key.split(", ")
-        yield key, {"problem": kind, "method": method, "seed": int(seed.split()[1])} | cases[key]()
+        with one_thread():  # BFGS with its small matrices is far slower on two
+            found = cases[key]()
+        yield key, {"problem": kind, "method": method, "seed": int(seed.split()[1])} | found
 
 
 def all_cases(settings: Settings) -> dict[str, Callable[[], dict]]:
