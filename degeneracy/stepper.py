@@ -147,6 +147,29 @@ def description(stepper: Stepper) -> str:
     )
 
 
+def rates_of(stepper: Stepper) -> list[float]:
+    """Its learning rates: one for every parameter group, or the stepper's own."""
+    groups = _groups(stepper)
+    return [stepper.lr] if groups is None else [group["lr"] for group in groups]
+
+
+def set_rates(stepper: Stepper, rates: Sequence[float]) -> None:
+    """The inverse of `rates_of`."""
+    groups = _groups(stepper)
+    if groups is None:
+        (stepper.lr,) = rates
+        return
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def _groups(stepper: Stepper) -> list[dict] | None:
+    """Parameter groups of PyTorch optimizers; None of another stepper."""
+    if not isinstance(stepper, TorchStepper):
+        return None
+    return [group for optimizer in stepper.optimizers for group in optimizer.param_groups]
+
+
 def copied_buffers(model: nn.Module) -> list[Tensor]:
     """What `restore_buffers` puts back: batch norm's moments change in a forward pass, also in one
     whose step is left out.

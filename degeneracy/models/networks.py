@@ -91,24 +91,15 @@ class LeNet5(nn.Module):
         return self.layers(images)
 
 
-class ResidualFFNN(nn.Module):
+class ResidualFFNN(FFNN):
     """`FFNN` with a path around every hidden layer but the first: h ← h + ReLU(Wh + b).
 
-    Its weights have the names and shapes of `FFNN`'s. What training leaves on a plateau in a deep
+    What training leaves on a plateau in a deep
     `FFNN` reaches the output here from the start (He, Zhang, Ren & Sun, "Deep residual learning for
     image recognition", CVPR 2016, arXiv:1512.03385).
     """
 
-    def __init__(
-        self,
-        hidden_nodes: int = 64,
-        hidden_layers: int = 8,
-        in_shape: tuple = (1, 28, 28),
-        num_classes: int = 10,
-    ):
-        super().__init__()
-        self.layers = FFNN(hidden_nodes, hidden_layers, in_shape, num_classes).layers
-        self.title = f"residual FFNN {hidden_layers} HL, {hidden_nodes} HN"
+    name = "residual FFNN"
 
     def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         flatten, first, relu, *hidden, last = self.layers

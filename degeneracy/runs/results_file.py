@@ -138,6 +138,21 @@ class ResultsFile:
         return results
 
 
+def results_of(run: Path, study: str) -> dict[str, Any]:
+    """What a run directory of a study holds so far, for who reads and does not write.
+
+    Raises:
+        ValueError: There is nothing that can be read, or it is of another study.
+    """
+    try:
+        results = json_object((run / RESULTS).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{run}: no results of a run that can be read ({error})") from error
+    if (named := results.get("study")) != study:
+        raise ValueError(f"{run}: a run of {named!r} given; allowed: run directories of {study}")
+    return results
+
+
 def _refuse_misfit(results: dict[str, Any], misfit: Misfit) -> None:
     if (wrong := misfit(results)) is not None:
         raise ValueError(wrong)

@@ -65,10 +65,9 @@ def endpoint_label(results: Mapping[str, Any]) -> str:
 
 def quantities_of(results: Mapping[str, Any]) -> dict[str, str]:
     """The endpoint and all else that is measured, with what each is called."""
-    if can_balance(results):
-        return {ENDPOINT: "λ̂, balanced", **SECONDARY}
-    same = ("raw", "balanced_trace", "balanced_largest")  # as the ones in the weights as given
-    others = {name: text for name, text in SECONDARY.items() if name not in same}
+    same = ("raw", "balanced_trace", "balanced_largest")  # where there is no balance
+    left_out = () if can_balance(results) else same
+    others = {name: text for name, text in SECONDARY.items() if name not in left_out}
     return {ENDPOINT: endpoint_label(results), **others}
 
 

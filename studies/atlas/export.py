@@ -9,32 +9,15 @@ of a network and seed that two have the later one's runs. The figures need Chrom
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from degeneracy.files import write_atomically
 from degeneracy.report.pictures import draw
-from degeneracy.runs.results_file import RESULTS
+from degeneracy.runs.results_file import results_of
 from studies.atlas.figures import atlas_figures
 from studies.atlas.findings import findings, tidy_csv
 from studies.atlas.joined import joined
-
-
-def read(run: Path) -> dict[str, Any]:
-    """The results in a run directory of the atlas.
-
-    Raises:
-        ValueError: There are none that can be read, or they are of another study.
-    """
-    try:
-        results = json.loads((run / RESULTS).read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{run}: no results of a run that can be read ({error})") from error
-    if results.get("study") != "atlas":
-        raise ValueError(f"{run}: a run of {results.get('study')!r}; allowed: atlas")
-    return results
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where to, such as docs/results")
     options = parser.parse_args(arguments)
     try:
-        results = joined([(str(run), read(run)) for run in options.run])
+        results = joined([(str(run), results_of(run, "atlas")) for run in options.run])
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from degeneracy.report.page import Drawing, Section
 from degeneracy.report.style import DASHES, INK, SOFT, empty_figure, optimizer_colours
-from degeneracy.sweeps.statistics import LEAST, mean_of
+from degeneracy.sweeps.statistics import LEAST, Mean, mean_of
 from degeneracy.texts import label, listed
 from studies.atlas.contrasts import (
     ENDPOINT,
@@ -357,7 +357,9 @@ def measure_figure(results: Mapping) -> go.Figure:
     for place, model in enumerate(models):
         shift = 0.24 * (place - (len(models) - 1) / 2)
         colour = GROUPS[(place + 1) % len(GROUPS)]
-        _measures(figure, results, (model, wanted, [*asked]), shift, colour)
+        rows = _rows_by_contrast(results, model, wanted)
+        for column, name in enumerate(asked, start=1):
+            _measures(figure, rows.get(name, []), column, shift, model, colour)
     for column, name in enumerate(asked, start=1):
         figure.add_vline(x=1, line_color=SOFT, line_width=1, row=1, col=column)
         colon = ": ratio," if has_all_pairs(results) else ""
@@ -373,40 +375,44 @@ def measure_figure(results: Mapping) -> go.Figure:
     return figure
 
 
+def _rows_by_contrast(
+    results: Mapping, model: str, quantities: Sequence[str]
+) -> dict[str, list[tuple[int, Mean]]]:
+    """Contrast → (row, mean over seeds) of every quantity that has it, in a network."""
+    table, found = table_of(results), {}
+    for row, quantity in enumerate(quantities):
+        for contrast in contrasts_of(results, quantity, model, table):
+            mean = mean_of([*contrast.by_seed.values()])
+            found.setdefault(contrast.name, []).append((row, mean))
+    return found
+
+
 def _measures(
     figure: go.Figure,
-    results: Mapping,
-    what: tuple[str, Sequence[str], Sequence[str]],
+    rows: Sequence[tuple[int, Mean]],
+    column: int,
     shift: float,
+    model: str,
     colour: str,
 ) -> None:
-    """A network's means over seeds: (network, quantities, a row each, contrasts, a panel each)."""
-    table = table_of(results)
-    model, quantities, names = what
-    for column, name in enumerate(names, start=1):
-        rows = []
-        for place, quantity in enumerate(quantities):
-            contrasts = contrasts_of(results, quantity, model, table)
-            found = next((c for c in contrasts if c.name == name), None)
-            if found is not None:
-                rows.append((place + shift, mean_of([*found.by_seed.values()])))
-        figure.add_scatter(
-            x=[math.exp(mean.value) for _, mean in rows],
-            y=[y for y, _ in rows],
-            error_x={
-                "array": [_end(mean.high, mean.value) for _, mean in rows],
-                "arrayminus": [-_end(mean.low, mean.value) for _, mean in rows],
-                "thickness": 2,
-            },
-            mode="markers",
-            name=model,
-            legendgroup=model,
-            marker={"color": colour, "size": 9, "symbol": "diamond"},
-            showlegend=column == 1,
-            hovertext=[f"{mean.count} seeds" for _, mean in rows],
-            row=1,
-            col=column,
-        )
+    """A network's means over seeds of one contrast, in its panel."""
+    figure.add_scatter(
+        x=[math.exp(mean.value) for _, mean in rows],
+        y=[row + shift for row, _ in rows],
+        error_x={
+            "array": [_end(mean.high, mean.value) for _, mean in rows],
+            "arrayminus": [-_end(mean.low, mean.value) for _, mean in rows],
+            "thickness": 2,
+        },
+        mode="markers",
+        name=model,
+        legendgroup=model,
+        marker={"color": colour, "size": 9, "symbol": "diamond"},
+        showlegend=column == 1,
+        hovertext=[f"{mean.count} seeds" for _, mean in rows],
+        row=1,
+        col=column,
+    )
 
 
 def _end(end: float, value: float) -> float:

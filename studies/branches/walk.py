@@ -9,7 +9,7 @@ A branch is a copy: the training it leaves goes on as if there had been none.
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from degeneracy.data.images import DataSplits, TensorData
 from degeneracy.models.networks import ARCHITECTURES
 from degeneracy.optimizers.kinds import KINDS
-from degeneracy.stepper import Stepper, TorchStepper
+from degeneracy.stepper import Stepper, rates_of, set_rates
 from degeneracy.training import evaluate, weights_of
 from studies.branches.settings import TrainingSettings
 
@@ -188,32 +188,12 @@ def annealed(
     own.load_state_dict(copy.deepcopy(stepper.state_dict()))
     order = torch.Generator()
     order.set_state(generator.get_state())
-    batches = [
-        index
-        for _ in range(settings.annealing_epochs)
-        for index in torch.randperm(len(data.labels), generator=order)
-        .to(data.labels.device)
-        .split(settings.batch_size)
-    ]
+    batches: list[Tensor] = []
+    for _ in range(settings.annealing_epochs):
+        epoch = torch.randperm(len(data.labels), generator=order).to(data.labels.device)
+        batches += epoch.split(settings.batch_size)
     rates = rates_of(own)
     for number, index in enumerate(batches):
         set_rates(own, [rate * (1 - number / len(batches)) for rate in rates])
         own.step(data.inputs[index], data.labels[index])
     return there
-
-
-def rates_of(stepper: Stepper) -> list[float]:
-    """Learning rates: one for every parameter group, or the stepper's own."""
-    if not isinstance(stepper, TorchStepper):
-        return [stepper.lr]
-    return [group["lr"] for optimizer in stepper.optimizers for group in optimizer.param_groups]
-
-
-def set_rates(stepper: Stepper, rates: Sequence[float]) -> None:
-    """The inverse of `rates_of`."""
-    if not isinstance(stepper, TorchStepper):
-        (stepper.lr,) = rates
-        return
-    groups = [group for optimizer in stepper.optimizers for group in optimizer.param_groups]
-    for group, rate in zip(groups, rates, strict=True):
-        group["lr"] = rate

@@ -18,7 +18,7 @@ from studies.natural_gradients.settings import Settings
 STUDY = Study(
     name="natural_gradients",
     question="Natural gradients, exact to approximate: do they work, and where do they end?",
-    minutes=12,
+    minutes=8,
     title="Natural gradients, from exact to approximate",
     settings=Settings,
     parts=PARTS,

@@ -7,7 +7,6 @@ takes a run that is not finished too. The figures need Chromium and `make venv-d
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from degeneracy.files import write_atomically
 from degeneracy.report.page import Drawing
 from degeneracy.report.pictures import draw
 from degeneracy.report.tables import csv_table
-from degeneracy.runs.results_file import RESULTS
+from degeneracy.runs.results_file import results_of
 from studies.paper.figures import study_figures
 from studies.paper.tables import runs_table
 
@@ -87,16 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where to, such as docs/results")
     options = parser.parse_args(arguments)
     try:
-        results = json.loads((options.run / RESULTS).read_bytes())
-        if results.get("study") != "paper":
-            raise ValueError(f"a run of {results.get('study')!r}; allowed: of 'paper'")
+        results = results_of(options.run, "paper")
         options.folder.mkdir(parents=True, exist_ok=True)
         path = options.folder / "paper.csv"
         write_atomically(path, csv_table(final_table(results)).encode())
         print(path)
         print(*draw(drawings(results), options.folder, "paper-"), sep="\n")
     except (OSError, ValueError) as error:
-        print(f"{options.run}: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 2
     return 0
 

@@ -11,6 +11,10 @@ EFFECTS = {"early": 0.4, "late": 0.1, "early × late": 0.06, "rate": -0.5, "earl
 LOSSES = (0.06, 0.025, 0.012)
 SEED_SPREAD = 0.2
 SIDES = {"sgd": -0.5, "ngd": 0.5, "adamw": 1.5, "muon": -1.0}  # of an optimizer, in effects
+KEY = ("seed", "early", "late", "fraction", "model")  # of a run
+FINISHED = {"status": "finished", "reason": "", "seconds": 60.0}
+FAILED = FINISHED | {"status": "failed", "reason": "ValueError: stopped"}
+FAILED |= {"training": None, "points": None}
 
 
 def atlas_results(
@@ -47,22 +51,13 @@ def atlas_results(
             if throughout and early != late:
                 continue
             level = shift + law(early, late, fraction, layers == 8) + noise * generator.normal()
-            key = (seed, early, late, fraction, name)
-            failed = key in missing
-            rows.append(
-                {
-                    "model": name,
-                    "seed": seed,
-                    "early": early,
-                    "late": late,
-                    "fraction": fraction,
-                    "status": "failed" if failed else "finished",
-                    "reason": "ValueError: stopped" if failed else "",
-                    "seconds": 60.0,
-                    "training": None if failed else training(losses, level),
-                    "points": None if failed else points(level, losses, verdict, generator),
-                }
-            )
+            row = {"model": name, "seed": seed, "early": early, "late": late, "fraction": fraction}
+            if tuple(row[key] for key in KEY) in missing:
+                rows.append(row | FAILED)
+            else:
+                parts = {"training": training(losses, level)}
+                parts["points"] = points(level, losses, verdict, generator)
+                rows.append(row | FINISHED | parts)
         groups[f"{name}, seed {seed}"] = {"rows": rows}
     rates = {
         f"{optimizer}, {layers}×{nodes}": {"rate": 0.1, "tried": [[0.1, "stable"]]}

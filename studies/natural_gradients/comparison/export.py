@@ -8,7 +8,6 @@ later one's runs. The figures need Chromium and `make venv-dev`.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import pandas as pd
 from degeneracy.files import write_atomically
 from degeneracy.report.pictures import draw
 from degeneracy.report.tables import csv_table
-from degeneracy.runs.results_file import RESULTS
+from degeneracy.runs.results_file import results_of
 from studies.natural_gradients.comparison import SECTION
 from studies.natural_gradients.comparison.rows import rows_in
 
@@ -38,18 +37,6 @@ def run_table(part: Mapping) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def read(run: Path) -> Mapping:
-    """The comparison in a run directory, by seed.
-
-    Raises:
-        ValueError: There is none that can be read.
-    """
-    try:
-        return json.loads((run / RESULTS).read_bytes())["parts"]["comparison"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{run}: no comparison that can be read ({error!r})") from error
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(description="Writes what docs/ show of the comparison.")
@@ -59,9 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
     part: dict = {}
     try:
         for run in options.run:
-            part |= read(run)
+            part |= results_of(run, "natural_gradients")["parts"].get("comparison", {})
     except ValueError as error:
         print(error, file=sys.stderr)
+        return 2
+    if not part:
+        print("no comparison in these runs; allowed: some that have begun it", file=sys.stderr)
         return 2
     options.folder.mkdir(parents=True, exist_ok=True)
     table = csv_table(run_table(part), digits=6)

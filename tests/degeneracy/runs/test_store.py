@@ -291,6 +291,17 @@ def test_opening_again_in_one_process_takes_over(tmp_path):
     second.close()
 
 
+def test_a_run_of_a_version_that_had_fewer_keys_is_not_told_to_restore_its_config(tmp_path):
+    RunStore(tmp_path, CONFIG).close()
+    newer = {**CONFIG, "experiment": {**CONFIG["experiment"], "pairs": ["new", "key"]}}
+    with pytest.raises(RunStoreError, match="go on with the version that made it") as error:
+        RunStore(tmp_path, newer)
+    assert "'nothing' there, ['new', 'key'] now" in str(error.value)
+    changed = {**newer, "experiment": {**newer["experiment"], "alpha": 7}}
+    with pytest.raises(RunStoreError, match="restore the config"):
+        RunStore(tmp_path, changed)
+
+
 def test_a_refused_store_takes_nothing_from_an_open_one(store):
     with pytest.raises(RunStoreError, match="another config"):
         RunStore(store.directory, {"experiment": {"alpha": 7}})

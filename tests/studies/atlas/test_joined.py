@@ -129,5 +129,5 @@ def test_of_runs_that_two_pieces_have_the_later_ones_count(pieces):
 def test_what_is_no_run_of_the_atlas_is_a_sentence(tmp_path, capsys):
     (tmp_path / "results.json").write_text('{"study": "paper"}')
     assert main([str(tmp_path), str(tmp_path / "docs")]) == 2
-    assert "a run of 'paper'; allowed: atlas" in capsys.readouterr().err
+    assert "a run of 'paper' given; allowed: run directories of atlas" in capsys.readouterr().err
     assert not (tmp_path / "docs").exists()

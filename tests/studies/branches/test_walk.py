@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from degeneracy.data.images import DataSplits, TensorData
+from degeneracy.stepper import rates_of, set_rates
 from degeneracy.training import evaluate
 from studies.branches.measure import wanted
 from studies.branches.settings import TrainingSettings
@@ -19,8 +20,6 @@ from studies.branches.walk import (
     annealed,
     built,
     network,
-    rates_of,
-    set_rates,
     weights_of,
 )
 

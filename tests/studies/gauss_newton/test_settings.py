@@ -79,9 +79,14 @@ def test_rates_are_of_the_regime():
     assert settings.optimizers["sgd"].rate("full") == settings.optimizers["sgd"].rate("mini")
 
 
-@pytest.mark.parametrize("name", ["args_gauss_newton", "args_gauss_newton_published"])
-def test_the_configs_are_sound(name):
-    read_config(PROJECT / "experiments" / f"{name}.json", Settings, "gauss_newton")
+@pytest.mark.parametrize(
+    ("name", "num_seeds"),
+    [("args_gauss_newton", 1), ("args_gauss_newton_seeds", 5), ("args_gauss_newton_published", 3)],
+)
+def test_the_configs_are_sound(name, num_seeds):
+    settings = read_config(PROJECT / "experiments" / f"{name}.json", Settings, "gauss_newton")
+    assert settings.training.seeds == list(range(42, 42 + num_seeds))
+    assert {"block", "min_norm", "ridge", "sgd", "ngd", "adam"} <= settings.optimizers.keys()
 
 
 def test_the_published_config_has_the_papers_sizes():

@@ -45,4 +45,4 @@ def test_docs_show_the_last_epoch_of_each_run_and_optimizer(results):
 def test_another_studys_run_is_refused(tmp_path, capsys):
     (tmp_path / "results.json").write_text(json.dumps({"study": "ngd_sgd"}))
     assert export.main([str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "a run of 'ngd_sgd'; allowed: of 'paper'" in capsys.readouterr().err
+    assert "a run of 'ngd_sgd' given; allowed: run directories of paper" in capsys.readouterr().err

@@ -359,7 +359,13 @@ def test_what_docs_show_is_a_row_a_run_with_gaps_where_nothing_was_reached():
 
 
 def test_what_holds_no_comparison_is_a_sentence(tmp_path, capsys):
-    (tmp_path / "results.json").write_text('{"parts": {}}')
-    assert main([str(tmp_path), str(tmp_path / "docs")]) == 2
-    assert "no comparison that can be read" in capsys.readouterr().err
+    path, arguments = tmp_path / "results.json", [str(tmp_path), str(tmp_path / "docs")]
+    for content, said in (
+        ("[", "no results of a run that can be read"),
+        ('{"study": "paper"}', "a run of 'paper' given"),
+        ('{"study": "natural_gradients", "parts": {}}', "no comparison in these runs"),
+    ):
+        path.write_text(content)
+        assert main(arguments) == 2
+        assert said in capsys.readouterr().err
     assert not (tmp_path / "docs").exists()
