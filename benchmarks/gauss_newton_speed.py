@@ -7,11 +7,11 @@ decomposition in float32. The contenders take turns in one process, so that all 
 machine: run it alone there. Printed are medians over repeats, and ratios of them.
 
     python benchmarks/gauss_newton_speed.py [--only HIDDEN,BATCH ...] [--repeats N] [--no-svd]
+        [--device cpu|cuda]
 """
 
 import argparse
 import statistics
-import time
 import warnings
 from unittest import mock
 
@@ -19,6 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from degeneracy.data.images import load_data
+from degeneracy.device import chosen_device, clock
 from degeneracy.optimizers import gauss_newton
 from degeneracy.optimizers.gauss_newton import Change, Fitted, GaussNewton, RankWarning
 from degeneracy.runs.work import PROJECT
@@ -36,7 +37,7 @@ WANTED = {
 
 def svd_fitted(half, wanted, rtol, atol, ridge) -> Fitted:
     """`gauss_newton.fitted` as the published code solves it."""
-    ones = torch.ones(len(wanted), 1)
+    ones = torch.ones(len(wanted), 1, device=wanted.device)
     features = torch.cat([half.features, ones], dim=1) if half.has_bias else half.features
     left, values, right = torch.linalg.svd(features, full_matrices=False)
     kept = (values >= rtol * values[0]) & (values >= atol)
@@ -49,9 +50,9 @@ def svd_fitted(half, wanted, rtol, atol, ridge) -> Fitted:
 class Contender:
     """A network and what steps it."""
 
-    def __init__(self, kind: str, hidden: int):
+    def __init__(self, kind: str, hidden: int, device: torch.device):
         torch.manual_seed(0)
-        self.kind, self.model = kind, RevMLP(784, hidden, 2, 10)
+        self.kind, self.model = kind, RevMLP(784, hidden, 2, 10).to(device)
         if kind == "adam":
             self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
         else:
@@ -59,7 +60,7 @@ class Contender:
 
     def step(self, inputs, labels) -> float:
         """Seconds of one step."""
-        started = time.perf_counter()
+        started = clock(inputs.device)
         if self.kind == "adam":
             self.optimizer.zero_grad()
             cross_entropy(self.model(inputs), labels).backward()
@@ -69,13 +70,15 @@ class Contender:
                 self.optimizer.step(inputs, labels)
         else:
             self.optimizer.step(inputs, labels)
-        return time.perf_counter() - started
+        return clock(inputs.device) - started
 
 
-def measured(hidden: int, batch: int, repeats: int, kinds: tuple[str, ...]) -> dict[str, float]:
+def measured(
+    hidden: int, batch: int, repeats: int, kinds: tuple[str, ...], device: torch.device
+) -> dict[str, float]:
     """Median seconds a step, by contender; the first step of each is not counted."""
-    data = load_data("mnist", PROJECT / "data").train
-    contenders = [Contender(kind, hidden) for kind in kinds]
+    data = load_data("mnist", PROJECT / "data", device).train
+    contenders = [Contender(kind, hidden, device) for kind in kinds]
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for repeat in range(repeats + 1):
         chosen = slice(repeat * batch, (repeat + 1) * batch)
@@ -102,15 +105,22 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="HIDDEN,BATCH")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--no-svd", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
+    device = chosen_device(options.device)
     asked = options.only and [tuple(map(int, text.split(","))) for text in options.only]
     kinds = ("adam", "gram") if options.no_svd else ("adam", "gram", "svd")
     warnings.simplefilter("ignore", RankWarning)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, MNIST, float32")
+    where = f"{torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    print(f"torch {torch.__version__}, {where}, MNIST, float32")
     head = "h, B | Adam s | GN s | in Adam steps | at most | SVD s | faster than SVD | at least"
     print(f"| {head} |", "| --- " * 8 + "|", sep="\n")
     for hidden, batch in asked or CASES:
-        print(line(hidden, batch, measured(hidden, batch, options.repeats, kinds)), flush=True)
+        print(
+            line(hidden, batch, measured(hidden, batch, options.repeats, kinds, device)), flush=True
+        )
 
 
 if __name__ == "__main__":

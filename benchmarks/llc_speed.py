@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from degeneracy.data.files import import_torchvision
+from degeneracy.device import clock
 from degeneracy.llc.devinterp_chains import Batches
 from degeneracy.llc.estimate import estimate_llcs, mean_loss
 from degeneracy.llc.settings import SamplerSettings
@@ -34,19 +35,13 @@ BATCH_SIZE, REPEATS = 128, 5
 SGLD_SETTINGS = {"lr": 1e-4, "localization": 100.0, "nbeta": 26.38}
 
 
-def synchronised(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def devinterp_chain(model: nn.Module, loader: DataLoader, num_draws: int) -> tuple[float, float]:
     """Seconds (before the first draw, from the first to the last draw) of one chain."""
     device = next(model.parameters()).device
     times = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        started = synchronised(device)
+        started = clock(device)
         sample_single_chain(
             ref_model=model,
             loader=loader,
@@ -61,7 +56,7 @@ def devinterp_chain(model: nn.Module, loader: DataLoader, num_draws: int) -> tup
                 lambda **_: times.append(time.perf_counter()),
             ],
         )
-        ended = synchronised(device)
+        ended = clock(device)
     return times[0] - started, ended - times[0]
 
 
@@ -69,9 +64,9 @@ def batched_seconds(model: nn.Module, data, num_chains: int, num_draws: int) -> 
     """Seconds of `estimate_llcs`, everything included."""
     device = data[0].device
     settings = SamplerSettings(sampler="sgld", num_chains=num_chains, num_draws=num_draws)
-    started = synchronised(device)
+    started = clock(device)
     estimate_llcs(model, [model.state_dict()], data, settings, BATCH_SIZE)
-    return synchronised(device) - started
+    return clock(device) - started
 
 
 def floor_seconds(model: nn.Module, steps: int) -> float:
@@ -88,12 +83,12 @@ def floor_seconds(model: nn.Module, steps: int) -> float:
             [(d, w)] if position else []
         )  # forward, by weights, by inputs
     noise = torch.empty(sum(p.numel() for p in model.parameters()), device=device)
-    started = synchronised(device)
+    started = clock(device)
     for _ in range(steps):
         for a, b in products:
             torch.mm(a, b)
         noise.normal_()
-    return (synchronised(device) - started) / steps
+    return (clock(device) - started) / steps
 
 
 def published_pipeline_seconds(model: nn.Module, num_draws: int) -> float:
@@ -136,7 +131,7 @@ def compare(model: nn.Module, data, many: int, draws: int) -> dict[str, float]:
             )
         started = time.perf_counter()
         mean_loss(model, data)
-        note("L(w*)", synchronised(data[0].device) - started)
+        note("L(w*)", clock(data[0].device) - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -151,7 +146,7 @@ def totals(model: nn.Module, data, num_draws: int) -> tuple[float, float]:
         mean_loss(model, data)
         for _ in range(2):
             devinterp_chain(model, loader, num_draws)
-        theirs.append(synchronised(data[0].device) - started)
+        theirs.append(clock(data[0].device) - started)
         ours.append(batched_seconds(model, data, 2, num_draws))
     return statistics.median(theirs), statistics.median(ours)
 

@@ -10,7 +10,6 @@ it), and the split of NGD's step by part. `benchmarks/README.md` has a run.
 
 import statistics
 import sys
-import time
 from collections import defaultdict
 from functools import partial
 
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import ngd
+from degeneracy.device import clock
 from degeneracy.models.networks import DLNN, FFNN, LeNet5
 
 NUM_IMAGES, BATCH_SIZE, PERIOD, REPEATS = 20_000, 128, 4, 15
@@ -72,16 +72,10 @@ class Contender:
         spent = [0.0, 0.0]
         for _ in range(PERIOD):
             for part, work in enumerate((self.gradient, self.optimizer.step)):
-                started = now(self.images.device)
+                started = clock(self.images.device)
                 work()
-                spent[part] += now(self.images.device) - started
+                spent[part] += clock(self.images.device) - started
         return spent
-
-
-def now(device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def seconds_by_part(contender: Contender) -> dict[str, float]:
@@ -90,9 +84,9 @@ def seconds_by_part(contender: Contender) -> dict[str, float]:
 
     def timed(name, function):
         def call(*args, **kwargs):
-            started = now(contender.images.device)
+            started = clock(contender.images.device)
             result = function(*args, **kwargs)
-            spent[name][-1] += now(contender.images.device) - started
+            spent[name][-1] += clock(contender.images.device) - started
             return result
 
         return call

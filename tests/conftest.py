@@ -23,6 +23,14 @@ hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
+def device() -> str:
+    """On which the studies' own short runs are made: `TEST_DEVICE=cuda make test` has them on a
+    GPU.
+    """
+    return os.environ.get("TEST_DEVICE", "cpu")
+
+
+@pytest.fixture(scope="session")
 def data_root() -> Path:
     """The repository's `data/`, with MNIST and Fashion-MNIST in it, got by one worker."""
     root = Path(__file__).resolve().parent.parent / "data"

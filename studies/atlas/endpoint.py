@@ -40,11 +40,11 @@ def window_mean(
     x, y = np.log(np.asarray(losses, float))[order], np.asarray(values, float)[order]
     if not len(x) or x[-1] < top or x[0] > bottom:
         return None
-    inside = x[(x > bottom) & (x < top)]
-    knots = np.array([bottom, *inside, top])
-    heights = np.interp(knots, x, y)
+    first, last = np.interp([bottom, top], x, y)
     if top == bottom:
-        return float(heights[0])
+        return float(first)
+    inside = (x > bottom) & (x < top)
+    knots, heights = [bottom, *x[inside], top], [first, *y[inside], last]
     return float(np.trapezoid(heights, knots) / (top - bottom))
 
 

@@ -5,18 +5,17 @@ the same first images, or `mini`. It goes on from any epoch's state to the same 
 """
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 from degeneracy.data.images import TensorData
+from degeneracy.device import clock, memory_mb
 from degeneracy.optimizers.gauss_newton import GaussNewton, NonFiniteError
 from degeneracy.stepper import Stepper, TorchStepper
 from degeneracy.training import evaluate, pack_state, packed_weights, unpack_state
@@ -190,9 +189,9 @@ class Trainer:
         """One step, and what is logged of it."""
         second_order = isinstance(self.stepper, GaussNewton)
         logits = None if second_order else self._logits(inputs)
-        started = time.perf_counter()
+        started = clock(inputs.device)
         self.stepper.step(inputs, labels)
-        spent = time.perf_counter() - started
+        spent = clock(inputs.device) - started
         if second_order:
             logits = self.stepper.last.logits
         before, after = (cross_entropy(o, labels).item() for o in (logits, self._logits(inputs)))
@@ -204,7 +203,7 @@ class Trainer:
             "val_loss": None,
             "val_accuracy": None,
             "time_s": spent,
-            "memory_mb": psutil.Process().memory_info().rss / 2**20,
+            "memory_mb": memory_mb(inputs.device),
         }
         if second_order:
             step = self.stepper.last

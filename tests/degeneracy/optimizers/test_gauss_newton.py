@@ -15,6 +15,7 @@ from degeneracy.optimizers.gauss_newton import (
     LOSSES,
     MOST_ROWS,
     SCALES,
+    SOLUTIONS,
     GaussNewton,
     NonFiniteError,
     RankWarning,
@@ -152,6 +153,20 @@ def test_the_minimum_norm_solution_is_the_dense_pseudo_inverses(num_blocks, bias
     assert step.exact
     assert step.residual <= TOLERANCE
     assert step.kernel_rank == B * CLASSES
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device in this machine")
+@pytest.mark.parametrize("solution", SOLUTIONS)
+@pytest.mark.parametrize("cuts", [EXACT, {"rtol": 0.1}, {"ridge": 1e-3}])
+def test_it_is_the_same_on_cuda(solution, cuts):
+    model, (inputs, labels) = network(), batch()
+    on_cpu = gauss_newton_direction(model, inputs, labels, solution=solution, **cuts)
+    on_cuda = gauss_newton_direction(
+        model.cuda(), inputs.cuda(), labels.cuda(), solution=solution, **cuts
+    )
+    assert relative(flat(on_cuda.direction).cpu(), flat(on_cpu.direction)) < 1e-9
+    assert on_cuda.ranks == on_cpu.ranks
+    assert on_cuda.residual == pytest.approx(on_cpu.residual, abs=1e-9)
 
 
 def test_it_is_the_shortest_of_those_that_make_the_same_step():

@@ -61,6 +61,20 @@ def test_a_kind_goes_on_from_its_state_along_the_same_path(kind):
     assert all(map(torch.equal, network.parameters(), other.parameters()))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device in this machine")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_takes_the_same_path_on_cuda(kind):
+    here, there = fitting(kind).double(), fitting(kind).double().cuda()
+    steppers = built(kind, here, lr=0.01), built(kind, there, lr=0.01)
+    for inputs, targets in batches(8):
+        inputs = inputs.double()
+        steppers[0].step(inputs, targets)
+        steppers[1].step(inputs.cuda(), targets.cuda())
+    tolerance = 1e-2 if kind == "muon" else 1e-7  # muon orthogonalises in bfloat16
+    for on_cpu, on_cuda in zip(here.parameters(), there.parameters(), strict=True):
+        assert torch.allclose(on_cuda.cpu(), on_cpu, rtol=tolerance, atol=tolerance)
+
+
 def test_adamw_and_sgd_take_pytorchs_own_steps():
     cases = {
         "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5, nesterov=True),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from atlas_results import atlas_results
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from studies.atlas.endpoint import (
@@ -33,6 +33,7 @@ def test_what_is_linear_in_log_loss_has_its_middle_as_mean():
     assert window_mean(losses, values, WINDOW) == pytest.approx(middle)
 
 
+@example(inside=[0.021000000000000005, 0.021], values=[0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
 @given(
     st.lists(st.floats(0.021, 0.029), min_size=1, max_size=4, unique=True),
     st.lists(st.floats(-5, 5), min_size=6, max_size=6),

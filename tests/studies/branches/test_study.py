@@ -45,9 +45,9 @@ def config(data_root):
 
 
 @pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
+def finished(config, tmp_path_factory, device):
     out = tmp_path_factory.mktemp("branches") / "run"
-    run_study(STUDY, parse_config(config, Settings), out, "cpu")
+    run_study(STUDY, parse_config(config, Settings), out, device)
     return out
 
 
@@ -69,7 +69,7 @@ def test_a_transformer_is_measured_in_the_weights_as_given():
     ("size", "optimizer"),
     [(("residual", 8, 3), "soap"), pytest.param(("vit", 8, 1), "adamw", marks=pytest.mark.slow)],
 )
-def test_a_network_whose_gauge_is_known_is_balanced(config, size, optimizer, tmp_path):
+def test_a_network_whose_gauge_is_known_is_balanced(config, size, optimizer, tmp_path, device):
     given = json.loads(json.dumps(config))
     architecture, nodes, layers = size
     given["training"] |= {
@@ -86,7 +86,7 @@ def test_a_network_whose_gauge_is_known_is_balanced(config, size, optimizer, tmp
         "window": [1.4, 1.3],
     }
     given["measurement"] |= {"sampler_batch_size": 32, "hessian_images": 64, "num_probes": 4}
-    run_study(STUDY, parse_config(given, Settings), tmp_path / "run", "cpu")
+    run_study(STUDY, parse_config(given, Settings), tmp_path / "run", device)
     parts = json.loads((tmp_path / "run" / "results.json").read_text())["parts"]
     assert parts["training"]["branches"]["outcome"] == "reached"
     (point,) = parts["degeneracy"]["points"]["found"]

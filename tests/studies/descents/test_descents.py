@@ -46,9 +46,9 @@ def config(data_root):
 
 
 @pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
+def finished(config, tmp_path_factory, device):
     out = tmp_path_factory.mktemp("descents") / "run"
-    run_study(STUDY, parse_config(config, Settings), out, "cpu")
+    run_study(STUDY, parse_config(config, Settings), out, device)
     return out
 
 

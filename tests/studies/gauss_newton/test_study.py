@@ -66,14 +66,14 @@ def test_checkpoints_lie_at_every_epoch(finished, tiny_settings):
 
 
 def test_what_a_kill_took_is_trained_and_measured_again_to_the_same_numbers(
-    interrupted, results, tiny_settings
+    interrupted, results, tiny_settings, device
 ):
     """Two trainings: of one the last checkpoint is gone too, so that it goes on from the first."""
     mini, full = "mini/ngd/42", "full/adam/42"
     directory = interrupted(train=[mini, full], ntk=[full], cka=[f"own/{mini}"], weights=[mini])
     (last,) = (directory / "checkpoints").glob("mini-seed-42-*-ngd-0002.safetensors")
     last.unlink()
-    work = open_work(STUDY, tiny_settings, directory, "cpu")
+    work = open_work(STUDY, tiny_settings, directory, device)
     measure(work, "train", "cka", "ntk", "weights")
     work.store.close()
     found, right = untimed(read(directory)["parts"]), untimed(results["parts"])
@@ -82,12 +82,12 @@ def test_what_a_kill_took_is_trained_and_measured_again_to_the_same_numbers(
     assert [row["epoch"] for row in log] == [1, 1, 1, 2, 2, 2]
 
 
-def test_a_damaged_checkpoint_is_named(finished, tiny_settings, tmp_path):
+def test_a_damaged_checkpoint_is_named(finished, tiny_settings, tmp_path, device):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
     (path,) = (directory / "checkpoints").glob("mini-seed-42-*-block-0002.safetensors")
     path.write_bytes(b"nothing")
-    work = open_work(STUDY, tiny_settings, directory, "cpu")
+    work = open_work(STUDY, tiny_settings, directory, device)
     block = next(t for t in trajectories(tiny_settings) if t.key == "mini/block/42")
     with pytest.raises(FileNotFoundError, match="no sound checkpoint there; remove mini/block/42"):
         model_at(work, block, 2)

@@ -50,10 +50,10 @@ def small_settings():
 
 
 @pytest.fixture(scope="session")
-def finished(small_settings, tmp_path_factory):
+def finished(small_settings, tmp_path_factory, device):
     """The directory of a finished run of the small config."""
     out = tmp_path_factory.mktemp("min_singular_models") / "run"
-    run_study(STUDY, small_settings, out, "cpu")
+    run_study(STUDY, small_settings, out, device)
     return out
 
 

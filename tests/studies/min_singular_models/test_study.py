@@ -43,13 +43,13 @@ def test_every_case_is_recorded_with_its_environment_and_time(results):
 
 
 def test_what_is_missing_is_measured_again_to_the_same_numbers(
-    interrupted, results, small_settings
+    interrupted, results, small_settings, device
 ):
     """Whatever is beside it; what is there is not touched."""
     left = read(interrupted)
     left["parts"]["linear"][KEPT]["llc"] = 123.0
     (interrupted / "results.json").write_text(json.dumps(left))
-    work = open_work(STUDY, small_settings, interrupted, "cpu")
+    work = open_work(STUDY, small_settings, interrupted, device)
     measure(work)
     found = read(interrupted)["parts"]
     assert found["linear"][KEPT]["llc"] == 123.0

@@ -40,10 +40,10 @@ def tiny_settings(tiny_config):
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_settings, tmp_path_factory):
+def finished(tiny_settings, tmp_path_factory, device):
     """The directory of a finished run of the tiny config."""
     out = tmp_path_factory.mktemp("ngd_directions") / "run"
-    run_study(STUDY, tiny_settings, out, "cpu")
+    run_study(STUDY, tiny_settings, out, device)
     return out
 
 

@@ -30,7 +30,9 @@ def test_the_report_holds_every_figure_and_sentence(finished, results):
         assert all(str(escape(text)) in unbroken for text in card.text)
 
 
-def test_what_was_found_is_taken_from_the_directory(finished, results, tiny_settings, tmp_path):
+def test_what_was_found_is_taken_from_the_directory(
+    finished, results, tiny_settings, tmp_path, device
+):
     assert results["status"] == "complete"
     assert {part: list(found) for part, found in results["parts"].items()} == {
         "exact": ["3", "12"],
@@ -38,17 +40,17 @@ def test_what_was_found_is_taken_from_the_directory(finished, results, tiny_sett
         "float32": ["recorded"],
     }
     shutil.copytree(finished, tmp_path / "run")
-    work = open_work(STUDY, tiny_settings, tmp_path / "run", "cpu")
+    work = open_work(STUDY, tiny_settings, tmp_path / "run", device)
     measure(work)
     assert work.results["parts"] == results["parts"]
 
 
 @pytest.mark.parametrize(("part", "key"), [("exact", "3"), ("exact", "12"), ("dense", "recorded")])
 def test_what_is_missing_is_measured_again_to_the_same_numbers(
-    interrupted, results, tiny_settings, part, key
+    interrupted, results, tiny_settings, part, key, device
 ):
     directory = interrupted(part, key)
-    measure(open_work(STUDY, tiny_settings, directory, "cpu"))
+    measure(open_work(STUDY, tiny_settings, directory, device))
     assert read(directory)["parts"] == results["parts"]
 
 

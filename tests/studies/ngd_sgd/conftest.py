@@ -36,11 +36,11 @@ def small_config(data_root):
 
 
 @pytest.fixture(scope="session")
-def run_small():
+def run_small(device):
     """Runs a config to its end; returns its results."""
 
     def run(config: dict, out: Path) -> dict:
-        run_study(STUDY, parse_config(config, Config), out, device="cpu")
+        run_study(STUDY, parse_config(config, Config), out, device=device)
         return json.loads((out / "results.json").read_text())
 
     return run

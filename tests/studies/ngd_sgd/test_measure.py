@@ -64,11 +64,11 @@ def test_rescaling_has_the_runs_own_estimate_at_factor_one(robust, series):
         assert found[2.0]["llc"] != found[1.0]["llc"]
 
 
-def test_a_grid_that_was_stopped_goes_on_to_the_same_numbers(robust, tmp_path):
+def test_a_grid_that_was_stopped_goes_on_to_the_same_numbers(robust, tmp_path, device):
     finished, expected = robust
     content = json.loads((finished / "config.json").read_text())
     config = parse_config(content, Config)
-    run = open_run(config, tmp_path, "cpu")
+    run = open_run(config, tmp_path, device)
     train_models(run)
     measure_llcs(run)
     measure_robustness(run)
@@ -77,7 +77,7 @@ def test_a_grid_that_was_stopped_goes_on_to_the_same_numbers(robust, tmp_path):
     del model["rescaling"]["optimizers"]["ngd"]
     run.write()
     run.store.close()
-    run = open_run(config, tmp_path, "cpu")
+    run = open_run(config, tmp_path, device)
     measure_robustness(run)
     finish(run)
     again = json.loads((tmp_path / "results.json").read_text())["models"][TITLE]

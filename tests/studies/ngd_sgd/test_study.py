@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_after_the_swap_each_optimizer_starts_fresh_on_the_shared_weights(
     (record,) = train(model, fresh, mnist, 1, 500, generator).records
     s = series(results, optimizer)
     assert (record.train_loss, record.val_loss, record.update_norm) == pytest.approx(
-        (s["train_loss"][2], s["val_loss"][2], s["update_norm"][2]), rel=1e-6
+        (s["train_loss"][2], s["val_loss"][2], s["update_norm"][2]), rel=1e-5
     )
 
 
@@ -177,7 +178,7 @@ def test_another_environment_is_recorded_where_work_remains(tmp_path, small_conf
     run.store.write_results(run.results)
     later = open_run(config, tmp_path, "cpu").results["environment"]
     assert later["torch"] == "0.1"
-    assert later["torch, later"] == torch.__version__
+    assert later["torch, later"] == version("torch")
     assert later["device, later"].startswith("cpu")
 
 

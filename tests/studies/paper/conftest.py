@@ -46,10 +46,10 @@ def tiny_settings(tiny_config):
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_settings, tmp_path_factory):
+def finished(tiny_settings, tmp_path_factory, device):
     """The directory of a finished real run, on Ray."""
     out = tmp_path_factory.mktemp("paper") / "run"
-    run_study(STUDY, tiny_settings, out, "cpu")
+    run_study(STUDY, tiny_settings, out, device)
     return out
 
 

@@ -61,10 +61,10 @@ def tiny_settings(tiny_config):
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_settings, tmp_path_factory):
+def finished(tiny_settings, tmp_path_factory, device):
     """The directory of a finished run of the tiny config."""
     out = tmp_path_factory.mktemp("sgd_regimes") / "run"
-    run_study(STUDY, tiny_settings, out, "cpu")
+    run_study(STUDY, tiny_settings, out, device)
     return out
 
 

@@ -31,7 +31,7 @@ from studies.sgd_regimes.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def experiments(data_root, tmp_path_factory):
+def experiments(data_root, tmp_path_factory, device):
     """A folder with one finished run of the main experiment, a swap of a few seconds."""
     root = tmp_path_factory.mktemp("experiments")
     config = {
@@ -48,7 +48,7 @@ def experiments(data_root, tmp_path_factory):
         "devinterp": {"sampler": "sgld", "num_draws": 10},
     }
     out = root / "ngd_sgd" / "small"
-    run_study(studies.find("ngd_sgd"), parse_config(config, Config), out, "cpu")
+    run_study(studies.find("ngd_sgd"), parse_config(config, Config), out, device)
     return root
 
 

@@ -25,9 +25,9 @@ STUDY, CONFIG = alone("dually_flat", SECTION, TINY)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, device):
     out = tmp_path_factory.mktemp("dually_flat") / "run"
-    run_study(STUDY, CONFIG, out, "cpu")
+    run_study(STUDY, CONFIG, out, device)
     return out
 
 

@@ -23,9 +23,9 @@ STUDY, CONFIG = alone(NAME, SECTION, TINY)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, device):
     out = tmp_path_factory.mktemp(NAME) / "run"
-    run_study(STUDY, CONFIG, out, "cpu")
+    run_study(STUDY, CONFIG, out, device)
     return out
 
 

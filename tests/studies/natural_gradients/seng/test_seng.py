@@ -27,11 +27,11 @@ STUDY, _ = alone("seng", SECTION, Settings())
 
 
 @pytest.fixture(scope="module")
-def finished(data_root, tmp_path_factory):
+def finished(data_root, tmp_path_factory, device):
     given = {"root": str(data_root), "hidden_nodes": 8, "hidden_layers": 1, "batch_size": 32}
     given |= {"num_steps": 5, "sketches": [4, 785], "num_sketches": 2, "seeds": [3, 4]}
     out = tmp_path_factory.mktemp("seng") / "run"
-    run_study(STUDY, parse_config({"seng": given}, STUDY.settings), out, "cpu")
+    run_study(STUDY, parse_config({"seng": given}, STUDY.settings), out, device)
     return out
 
 

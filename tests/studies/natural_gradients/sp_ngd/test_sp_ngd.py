@@ -38,10 +38,10 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def report(data_root, tmp_path_factory):
+def report(data_root, tmp_path_factory, device):
     """The page of a small run, and the part that it shows."""
     out = tmp_path_factory.mktemp("sp_ngd") / "run"
-    path = run_study(STUDY, parse_config({"sp_ngd": TINY}, STUDY.settings), out, "cpu")
+    path = run_study(STUDY, parse_config({"sp_ngd": TINY}, STUDY.settings), out, device)
     return path.read_text(), json.loads((out / "results.json").read_text())["parts"]["sp_ngd"]
 
 

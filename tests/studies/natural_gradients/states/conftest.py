@@ -31,9 +31,9 @@ STUDY, CONFIG = alone("states", SECTION, TINY)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, device):
     out = tmp_path_factory.mktemp("states") / "run"
-    run_study(STUDY, CONFIG, out, "cpu")
+    run_study(STUDY, CONFIG, out, device)
     return out
 
 
