@@ -40,11 +40,13 @@ def clock(device: torch.device) -> float:
 
 
 def memory_mb(device: torch.device) -> float:
-    """MiB that are taken: of a GPU the most that tensors have had so far, else what the process has
-    of the machine's memory.
+    """MiB that are taken: of a GPU the most that tensors had since the last call, else what the
+    process has of the machine's memory.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return most / 2**20
     return psutil.Process().memory_info().rss / 2**20
 
 

@@ -13,6 +13,7 @@ MOST_DECIMALS, MOST_DIGITS = 12, 15  # of a number that is written out
 NAMES = {  # of the kinds of optimizers, as the field writes them
     "sgd": "SGD",
     "ngd": "NGD",
+    "adam": "Adam",
     "adamw": "AdamW",
     "muon": "Muon",
     "soap": "SOAP",

@@ -196,6 +196,7 @@ class Trainer:
             logits = self.stepper.last.logits
         before, after = (cross_entropy(o, labels).item() for o in (logits, self._logits(inputs)))
         row: Row = {
+            "images": len(labels),
             "loss": before,
             "accuracy": (logits.argmax(dim=1) == labels).double().mean().item(),
             "loss_after": after,
@@ -223,12 +224,16 @@ class Trainer:
 
     @staticmethod
     def _summary(rows: list[Row]) -> dict[str, Any]:
-        """Means over the epoch's steps, and the least rank of every half-layer."""
+        """Means over the epoch's steps, and every half-layer's least rank on whole batches, for the
+        last one may be smaller.
+        """
         means = ("loss_change_percent", "missed_fraction", "missed_at_logits", "time_s")
         found: dict[str, Any] = {"step_loss": _mean(rows, "loss")}
         found |= {name: _mean(rows, name) for name in means}
         names = [name for name in (rows[0] if rows else ()) if name.startswith("rank.")]
-        ranks = {name.removeprefix("rank."): min(row[name] for row in rows) for name in names}
+        size = max((row["images"] for row in rows), default=0)
+        whole = [row for row in rows if row["images"] == size]
+        ranks = {name.removeprefix("rank."): min(row[name] for row in whole) for name in names}
         return found | {"min_rank": ranks or None}
 
     def evaluated(self) -> dict[str, float]:

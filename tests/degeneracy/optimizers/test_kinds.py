@@ -62,7 +62,7 @@ def test_a_kind_goes_on_from_its_state_along_the_same_path(kind):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device in this machine")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "soap"])
 def test_a_kind_takes_the_same_path_on_cuda(kind):
     here, there = fitting(kind).double(), fitting(kind).double().cuda()
     steppers = built(kind, here, lr=0.01), built(kind, there, lr=0.01)
@@ -70,6 +70,8 @@ def test_a_kind_takes_the_same_path_on_cuda(kind):
         inputs = inputs.double()
         steppers[0].step(inputs, targets)
         steppers[1].step(inputs.cuda(), targets.cuda())
+    # SOAP does not: in directions without gradient its basis is that of the rounding, and Adam's
+    # step there has the length of any other.
     tolerance = 1e-2 if kind == "muon" else 1e-7  # muon orthogonalises in bfloat16
     for on_cpu, on_cuda in zip(here.parameters(), there.parameters(), strict=True):
         assert torch.allclose(on_cuda.cpu(), on_cpu, rtol=tolerance, atol=tolerance)

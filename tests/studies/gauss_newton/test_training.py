@@ -70,6 +70,14 @@ def test_a_row_has_what_is_to_be_logged(start, name):
         assert set(record["min_rank"]) == {f"blocks.{i}.{half}" for i in range(2) for half in "fg"}
 
 
+def test_the_least_rank_is_that_of_whole_batches(start):
+    trainer = start("mini", "min_norm", training={"mini": {"batch_size": 18, "epochs": 2}})
+    rows, record = trainer.run_epoch()
+    assert [row["images"] for row in rows] == [18] * 5 + [6]
+    assert rows[-1]["rank.blocks.1.g"] == 6
+    assert record["min_rank"]["blocks.1.g"] == min(row["rank.blocks.1.g"] for row in rows[:-1]) > 6
+
+
 def test_loss_and_accuracy_are_those_before_the_step(start):
     trainer = start("full", "block")
     with torch.no_grad():
