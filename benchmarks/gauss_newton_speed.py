@@ -18,8 +18,9 @@ from unittest import mock
 import torch
 from torch.nn.functional import cross_entropy
 
+from degeneracy.cost import clock
 from degeneracy.data.images import load_data
-from degeneracy.device import chosen_device, clock
+from degeneracy.device import chosen_device
 from degeneracy.optimizers import gauss_newton
 from degeneracy.optimizers.gauss_newton import Change, Fitted, GaussNewton, RankWarning
 from degeneracy.runs.work import PROJECT

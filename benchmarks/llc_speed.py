@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
+from degeneracy.cost import clock
 from degeneracy.data.files import import_torchvision
-from degeneracy.device import clock
 from degeneracy.llc.devinterp_chains import Batches
 from degeneracy.llc.estimate import estimate_llcs, mean_loss
 from degeneracy.llc.settings import SamplerSettings

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import ngd
-from degeneracy.device import clock
+from degeneracy.cost import clock
 from degeneracy.models.networks import DLNN, FFNN, LeNet5
 
 NUM_IMAGES, BATCH_SIZE, PERIOD, REPEATS = 20_000, 128, 4, 15

@@ -1,12 +1,8 @@
-"""Which device does a name mean, what is its time and memory, and on how many threads is small work
-done?
-"""
+"""Which device does a name mean, and on how many threads is small work done?"""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -30,24 +26,6 @@ def chosen_device(name: str) -> torch.device:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return torch.device(name)
-
-
-def clock(device: torch.device) -> float:
-    """`time.perf_counter`, once all that was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def memory_mb(device: torch.device) -> float:
-    """MiB that are taken: of a GPU the most that tensors had since the last call, else what the
-    process has of the machine's memory.
-    """
-    if device.type == "cuda":
-        most = torch.cuda.max_memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return most / 2**20
-    return psutil.Process().memory_info().rss / 2**20
 
 
 @contextmanager

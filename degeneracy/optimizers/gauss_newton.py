@@ -31,6 +31,8 @@ LOSSES = ("ce_identity", "ce_exact", "ce_damped", "mse")
 SCALES = ("exact", "published")
 SOLUTIONS = ("block", "min_norm")
 WELL_CONDITIONED = 1e-5  # least over largest eigenvalue above which one solve is accurate
+LEAST_PIVOT = 1e-10  # over the largest: below it Cholesky's method loses ten of sixteen digits
+ROUNDING = 1e-3  # of the wanted step: what an exact step may miss of it
 MOST_ROWS = 16_384  # of the class-space kernel, which then takes 2.1 GB in float64
 
 
@@ -52,8 +54,8 @@ class GaussNewtonStep:
         residual: |Jδ − T|/|T| of the step really made, at the last activations; of `min_norm` at
             the logits, all that it aims at. With scale "published" Jδ/L in place of Jδ.
         logit_residual: The same at the logits, for every solution: |(Jδ − T)U|/|h|.
-        exact: Whether every half-layer (of `min_norm`: the kernel) has full rank and nothing was
-            damped.
+        exact: Whether every half-layer (of `min_norm`: the kernel) has full rank, nothing was
+            damped, and what is missed is rounding, `residual` ≤ `ROUNDING`.
         loss: Of the batch before the step: mean cross-entropy in nats, or mean ½‖o − y‖².
         logits: Before the step.
         kernel_rank: Of the class-space kernel; None for the block solution.
@@ -105,6 +107,23 @@ class Change(NamedTuple):
 Blocks = list[tuple[HalfPass, HalfPass]]
 
 
+class How(NamedTuple):
+    """Which step and which of its solutions: see `gauss_newton_direction`."""
+
+    loss: str
+    rtol: float
+    atol: float
+    scale: str
+    solution: str
+    ridge: float
+    damping: float
+
+    @property
+    def cuts(self) -> tuple[float, float, float]:
+        """What a Gram matrix's inverse is regularised by."""
+        return self.rtol, self.atol, self.ridge
+
+
 # ---- the step that is wanted ---------------------------------------------------------------------
 
 
@@ -125,8 +144,7 @@ def output_step(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss = {loss!r} given; allowed: {', '.join(LOSSES)}")
-    values = targets if targets.is_floating_point() else one_hot(targets, logits.shape[1])
-    y = values.to(logits)
+    y = _values(targets, logits.shape[1]).to(logits)
     if loss == "mse":
         return logits - y
     log_p = logits.log_softmax(dim=1)
@@ -145,9 +163,13 @@ def output_step(
 def batch_loss(logits: Float[Tensor, "B classes"], targets: Tensor, loss: str) -> Tensor:
     """Mean cross-entropy in nats, or of `mse` the mean of ½‖o − y‖²."""
     if loss != "mse":
-        return cross_entropy(logits, targets)
-    values = targets if targets.is_floating_point() else one_hot(targets, logits.shape[1])
+        return cross_entropy(logits, targets.long())
+    values = _values(targets, logits.shape[1])
     return 0.5 * (logits - values.to(logits)).square().sum(dim=1).mean()
+
+
+def _values(targets: Tensor, num_classes: int) -> Float[Tensor, "B classes"]:
+    return targets if targets.is_floating_point() else one_hot(targets.long(), num_classes)
 
 
 # ---- least squares through a Gram matrix ---------------------------------------------------------
@@ -160,7 +182,8 @@ class GramInverse:
     Attributes:
         solve: (B, k) → (B, k), float64.
         rank: Singular values √eig K that the cut-offs keep.
-        condition: Least over largest eigenvalue that is inverted.
+        condition: Least over largest eigenvalue that is inverted; of Cholesky's method least over
+            largest pivot, which is not below it.
     """
 
     solve: Callable[[Tensor], Tensor]
@@ -179,26 +202,31 @@ def inverted_gram(
     """K⁻¹ in float64: cut off at s ≥ rtol·s_max and s ≥ atol with s = √eig K, or (K + ridge·s_max²
     I)⁻¹ with nothing cut off.
 
-    Where no cut-off is wanted, by Cholesky's method; where that finds K singular, and else, by its
-    eigenvectors, of which those below n·ε·s_max² are rounding and always go.
+    Where no cut-off is wanted, by Cholesky's method; where that finds K nearly singular, and else,
+    by its eigenvectors, of which those below n·ε·s_max² are rounding and always go.
     """
     if rtol == atol == ridge == 0:
         factor, failed = torch.linalg.cholesky_ex(gram)
         diagonal = factor.diagonal().square()
         condition = 0.0 if failed else float(diagonal.min() / diagonal.max())
-        if condition > len(gram) * torch.finfo(gram.dtype).eps:
+        if condition > LEAST_PIVOT:
             return GramInverse(lambda t: torch.cholesky_solve(t, factor), len(gram), condition)
     values, vectors = torch.linalg.eigh(gram)
     values = values.clamp(min=0)
-    top = values[-1]
-    rounding = len(gram) * torch.finfo(gram.dtype).eps * top
-    kept = (values >= rtol**2 * top) & (values >= atol**2) & (values > rounding)
+    top, kept = values[-1], _kept(values, rtol, atol)
     rank = int(kept.sum())
     used = (values + ridge * top > 0) if ridge else kept
     first = len(values) - int(used.sum())  # eigenvalues increase, so these are the last ones
     spanned, scaled = vectors[:, first:], 1 / (values[first:] + ridge * top)[:, None]
     condition = float(scaled[-1] / scaled[0]) if len(scaled) else 1.0
     return GramInverse(lambda t: spanned @ (scaled * (spanned.T @ t)), rank, condition)
+
+
+def _kept(values: Float[Tensor, " n"], rtol: float, atol: float) -> Tensor:
+    """Which eigenvalues of a Gram matrix, increasing, the cut-offs and rounding leave."""
+    top = values[-1]
+    rounding = len(values) * torch.finfo(values.dtype).eps * top
+    return (values >= rtol**2 * top) & (values >= atol**2) & (values > rounding)
 
 
 def gram_of(features: Float[Tensor, "B h"], has_bias: bool) -> Float[Tensor, "B B"]:
@@ -222,11 +250,11 @@ def fitted(
     """[A, 1]⁺t: the smallest change of a half-layer's weights whose output is nearest to t.
 
     The products with the Gram matrix's inverse are in float64, for near rank B those in float32
-    lose the step; where K is ill conditioned the rest t − [A, 1]ΔW is solved for once more.
+    lose the step; where K is ill conditioned the rest t − [A, 1]ΔW is solved for once more, if
+    that makes it less.
     """
     wide = half.features.double()
-    gram = wide @ wide.T
-    inverse = inverted_gram(gram.add_(1.0) if half.has_bias else gram, rtol, atol, ridge)
+    inverse = inverted_gram(gram_of(wide, half.has_bias), rtol, atol, ridge)
 
     def solved(t: Tensor) -> Change:
         coefficients = inverse.solve(t.double())
@@ -236,8 +264,10 @@ def fitted(
     change = solved(wanted)
     made = half.made(change)
     if inverse.is_rough and not ridge:
-        change = added(change, solved(wanted - made))
-        made = half.made(change)
+        twice = added(change, solved(wanted - made))
+        made_twice = half.made(twice)
+        if (wanted - made_twice).norm() < (wanted - made).norm():
+            change, made = twice, made_twice
     return Fitted(change, made, inverse.rank)
 
 
@@ -245,6 +275,11 @@ def added(one: Change, other: Change) -> Change:
     """The sum of two changes."""
     bias = None if one.bias is None else one.bias + other.bias
     return Change(one.weight + other.weight, bias)
+
+
+def halves(blocks: Blocks) -> list[HalfPass]:
+    """All half-layers, in order."""
+    return [half for pair in blocks for half in pair]
 
 
 # ---- the block solution --------------------------------------------------------------------------
@@ -326,11 +361,12 @@ def class_kernel(model: nn.Module, inputs: Tensor) -> Float[Tensor, "B*classes B
     _check_network(model)
     _check_inputs(model, inputs)
     with torch.no_grad():
-        return _kernel(activations(model, inputs)[0], model.projection)
+        blocks, _ = activations(model, inputs)
+        return _kernel(blocks, class_cotangents(blocks, model.projection))
 
 
-def _kernel(blocks: Blocks, projection: Tensor) -> Tensor:
-    num_samples, num_classes = len(blocks[0][0].features), projection.shape[1]
+def _kernel(blocks: Blocks, cotangents: Mapping[str, Tensor]) -> Tensor:
+    num_classes, num_samples, _ = cotangents[blocks[0][0].name].shape
     rows = num_samples * num_classes
     if rows > MOST_ROWS:
         raise ValueError(
@@ -338,36 +374,29 @@ def _kernel(blocks: Blocks, projection: Tensor) -> Tensor:
             f" has {rows:,} rows; allowed: at most {MOST_ROWS:,}, so a smaller batch, or solution"
             " 'block'"
         )
-    kernel = torch.zeros(rows, rows, dtype=torch.float64, device=projection.device)
+    kernel = torch.zeros(rows, rows, dtype=torch.float64, device=blocks[0][0].features.device)
     tiles = kernel.view(num_samples, num_classes, num_samples, num_classes)
-    cotangents = class_cotangents(blocks, projection)
-    for f, g in blocks:
-        for half in (f, g):
-            one = cotangents[half.name]
-            if one.stride(1) == 0:  # of the last half-layer: the same for every sample
-                between = (one[:, 0].double() @ one[:, 0].double().T)[None, :, None, :]
-            else:
-                flat = one.transpose(0, 1).flatten(0, 1).double()
-                between = (flat @ flat.T).view_as(tiles)
-            tiles.addcmul_(between, gram_of(half.features, half.has_bias)[:, None, :, None])
+    for half in halves(blocks):
+        one = cotangents[half.name]
+        if one.stride(1) == 0:  # of the last half-layer: the same for every sample
+            between = (one[:, 0].double() @ one[:, 0].double().T)[None, :, None, :]
+        else:
+            flat = one.transpose(0, 1).flatten(0, 1).double()
+            between = (flat @ flat.T).view_as(tiles)
+        tiles.addcmul_(between, gram_of(half.features, half.has_bias)[:, None, :, None])
     return kernel
 
 
-def pulled_to_weights(blocks: Blocks, cotangents: Float[Tensor, "B D"]) -> dict[str, Change]:
-    """Jᵀ of one cotangent a sample at z, by half-layer."""
-    l1, l2 = cotangents.chunk(2, dim=1)
-    changes = {}
+def pulled_to_weights(
+    half: HalfPass, cotangents: Float[Tensor, "classes B d"], weights: Float[Tensor, "B classes"]
+) -> Change:
+    """A half-layer's part of Jᵀq, q = `weights` of every sample's logits, all in float64.
 
-    def change(half: HalfPass, cotangent: Tensor) -> Change:
-        bias = cotangent.sum(dim=0) if half.has_bias else None
-        return Change(cotangent.T @ half.features, bias)
-
-    for f, g in reversed(blocks):
-        changes[g.name] = change(g, l2)
-        l1 = l1 + g.pulled(l2)
-        changes[f.name] = change(f, l1)
-        l2 = l2 + f.pulled(l1)
-    return changes
+    Of samples that are nearly alike q is large and of both signs, and float32 would lose the sum.
+    """
+    summed = torch.einsum("bc,cbd->bd", weights, cotangents.double())
+    bias = summed.sum(dim=0).to(cotangents) if half.has_bias else None
+    return Change((summed.T @ half.features.double()).to(cotangents), bias)
 
 
 def pushed_to_output(blocks: Blocks, changes: Mapping[str, Change]) -> Float[Tensor, "B D"]:
@@ -398,18 +427,26 @@ def min_norm_solution(
     ridge: float,
 ) -> MinNorm:
     """δ = JᵀK⁻¹h, of all δ with Jδ = h at the logits the shortest."""
-    inverse = inverted_gram(_kernel(blocks, projection), rtol, atol, ridge)
+    cotangents = class_cotangents(blocks, projection)
+    inverse = inverted_gram(_kernel(blocks, cotangents), rtol, atol, ridge)
 
     def solved(h: Tensor) -> dict[str, Change]:
-        q = inverse.solve(h.double().flatten()[:, None]).view_as(h).to(h)
-        return pulled_to_weights(blocks, q @ projection.T.to(h))
+        q = inverse.solve(h.double().flatten()[:, None]).view_as(h)
+        return {
+            half.name: pulled_to_weights(half, cotangents[half.name], q) for half in halves(blocks)
+        }
+
+    def left_by(changes: Mapping[str, Change]) -> Tensor:
+        return wanted - pushed_to_output(blocks, changes) @ projection
 
     changes = solved(wanted)
-    missed = wanted - pushed_to_output(blocks, changes) @ projection
+    missed = left_by(changes)
     if inverse.is_rough and not ridge:
         again = solved(missed)
-        changes = {name: added(change, again[name]) for name, change in changes.items()}
-        missed = wanted - pushed_to_output(blocks, changes) @ projection
+        twice = {name: added(change, again[name]) for name, change in changes.items()}
+        missed_twice = left_by(twice)
+        if missed_twice.norm() < missed.norm():
+            changes, missed = twice, missed_twice
     return MinNorm(changes, missed, inverse.rank)
 
 
@@ -451,44 +488,41 @@ def gauss_newton_direction(
     Warns:
         RankWarning: The step is not exact; says ranks and the missed fraction.
     """
-    how = (loss, rtol, atol, scale, solution, ridge, damping)
-    step = _direction(model, inputs, targets, *how)
+    how = How(loss, rtol, atol, scale, solution, ridge, damping)
+    step = _direction(model, inputs, targets, how)
     if not step.exact:
         warnings.warn(shortfall(step, len(inputs), ridge), RankWarning, stacklevel=3)
     return step
 
 
-def _direction(
-    model, inputs, targets, loss, rtol, atol, scale, solution, ridge, damping
-) -> GaussNewtonStep:
+def _direction(model: nn.Module, inputs: Tensor, targets: Tensor, how: How) -> GaussNewtonStep:
     """As `gauss_newton_direction`, without its warning."""
-    check_choices(loss, rtol, atol, scale, solution, ridge, damping)
+    check_choices(how)
     _check_network(model)
     _check_inputs(model, inputs)
-    _check_targets(targets, len(inputs), model.projection.shape[1], loss)
+    _check_targets(targets, len(inputs), model.projection.shape[1], how.loss)
     blocks, z = activations(model, inputs)
     logits = z @ model.projection
-    h = output_step(logits, targets, loss, damping)
+    h = output_step(logits, targets, how.loss, how.damping)
     if not (z.isfinite().all() and h.isfinite().all()):
         what = "the network's activations are" if not z.isfinite().all() else "the wanted step is"
         raise NonFiniteError(
             f"{what} not finite on a batch of {len(inputs)}: the network has diverged; take a"
             " smaller learning rate, or start from an earlier checkpoint"
         )
-    cuts, num_blocks = (rtol, atol, ridge), len(blocks)
-    kernel_rank = None
-    if solution == "block":
-        fits, missed = block_solution(blocks, h @ model.projection.T, *cuts)
+    num_blocks, kernel_rank = len(blocks), None
+    if how.solution == "block":
+        fits, missed = block_solution(blocks, h @ model.projection.T, *how.cuts)
         missed = missed / num_blocks
         changes = {name: fit.change for name, fit in fits.items()}
-        ranks = {half.name: fits[half.name].rank for pair in blocks for half in pair}
-        factor = 1.0 if scale == "published" else 1 / num_blocks
+        ranks = {half.name: fits[half.name].rank for half in halves(blocks)}
+        factor = 1.0 if how.scale == "published" else 1 / num_blocks
         full = all(rank == len(inputs) for rank in ranks.values())
         residual, at_logits = _fraction(missed, h), _fraction(missed @ model.projection, h)
     else:
-        changes, missed, kernel_rank = min_norm_solution(blocks, model.projection, h, *cuts)
-        ranks = {half.name: _rank(half, rtol, atol) for pair in blocks for half in pair}
-        factor = float(num_blocks) if scale == "published" else 1.0
+        changes, missed, kernel_rank = min_norm_solution(blocks, model.projection, h, *how.cuts)
+        ranks = {half.name: _rank(half, how.rtol, how.atol) for half in halves(blocks)}
+        factor = float(num_blocks) if how.scale == "published" else 1.0
         full = kernel_rank == h.numel()
         residual = at_logits = _fraction(missed, h)
     return GaussNewtonStep(
@@ -496,8 +530,8 @@ def _direction(
         ranks,
         residual,
         at_logits,
-        full and not ridge,
-        batch_loss(logits, targets, loss),
+        full and not how.ridge and residual <= ROUNDING,
+        batch_loss(logits, targets, how.loss),
         logits,
         kernel_rank,
     )
@@ -512,10 +546,7 @@ def _fraction(missed: Tensor, wanted: Float[Tensor, "B classes"]) -> float:
 def _rank(half: HalfPass, rtol: float, atol: float) -> int:
     """Of [A, 1] by the cut-offs, as `inverted_gram` counts it."""
     values = torch.linalg.eigvalsh(gram_of(half.features, half.has_bias))
-    top = values[-1]
-    rounding = len(values) * torch.finfo(values.dtype).eps * top
-    kept = (values >= rtol**2 * top) & (values >= atol**2) & (values > rounding)
-    return int(kept.sum())
+    return int(_kept(values, rtol, atol).sum())
 
 
 def _by_parameter(
@@ -548,10 +579,9 @@ def shortfall(step: GaussNewtonStep, batch_size: int, ridge: float = 0.0) -> str
 # ---- what is refused -----------------------------------------------------------------------------
 
 
-def check_choices(
-    loss: str, rtol: float, atol: float, scale: str, solution: str, ridge: float, damping: float
-) -> None:
+def check_choices(how: How) -> None:
     """Raises ValueError for a choice that there is not, or a number out of its range."""
+    loss, rtol, atol, scale, solution, ridge, damping = how
     choices = {"loss": (loss, LOSSES), "scale": (scale, SCALES), "solution": (solution, SOLUTIONS)}
     for name, (given, allowed) in choices.items():
         if given not in allowed:
@@ -601,7 +631,11 @@ def _check_targets(targets: Tensor, num_samples: int, num_classes: int, loss: st
                 f" ({num_samples}, {num_classes}) values, or labels ({num_samples},)"
             )
         return
-    if targets.shape != (num_samples,) or targets.is_floating_point():
+    if (
+        targets.shape != (num_samples,)
+        or targets.is_floating_point()
+        or targets.dtype == torch.bool
+    ):
         raise ValueError(
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}; allowed: integer labels"
             f" of shape ({num_samples},), one an input"
@@ -649,13 +683,14 @@ class GaussNewton:
         weight_decay: float = 0.0,
     ):
         _check_network(model)
-        check_choices(loss, rtol, atol, scale, solution, ridge, damping)
+        how = How(loss, rtol, atol, scale, solution, ridge, damping)
+        check_choices(how)
         if not 0 < lr < math.inf:
             raise ValueError(f"lr = {lr!r} given; allowed: > 0 and finite")
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay = {weight_decay!r} given; allowed: ≥ 0 and finite")
         self.model, self.lr, self.weight_decay = model, lr, weight_decay
-        self.how = (loss, rtol, atol, scale, solution, ridge, damping)
+        self.how = how
         self.watching = False
         self.last: GaussNewtonStep | None = None
         self.num_steps = self.num_short = 0
@@ -668,13 +703,13 @@ class GaussNewton:
             NonFiniteError: The activations, or the direction, are not finite; no weight moves.
             ValueError: As `gauss_newton_direction`.
         """
-        step = _direction(self.model, inputs, targets, *self.how)
+        step = _direction(self.model, inputs, targets, self.how)
         if not all(part.sum().isfinite() for part in step.direction.values()):
             raise NonFiniteError("the Gauss-Newton direction is not finite; no weight was changed")
         if not step.exact:
             if not self.num_short:
                 warnings.warn(
-                    shortfall(step, len(inputs), self.hyper["ridge"]), RankWarning, stacklevel=3
+                    shortfall(step, len(inputs), self.how.ridge), RankWarning, stacklevel=3
                 )
             self.num_short += 1
         parameters = dict(self.model.named_parameters())
@@ -690,9 +725,7 @@ class GaussNewton:
     @property
     def hyper(self) -> dict[str, float | str]:
         """What it was made with, for descriptions."""
-        names = ("loss", "rtol", "atol", "scale", "solution", "ridge", "damping")
-        own = {"lr": self.lr, "weight_decay": self.weight_decay}
-        return own | dict(zip(names, self.how, strict=True))
+        return {"lr": self.lr, "weight_decay": self.weight_decay} | self.how._asdict()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Steps so far, and those that were not exact; the direction itself has no memory."""

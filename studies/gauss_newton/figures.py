@@ -17,7 +17,15 @@ from degeneracy.report.style import (
     shorten,
 )
 from degeneracy.texts import Z_95, label, number
-from studies.gauss_newton.records import REGIMES, Found, names, part, second_order, trained
+from studies.gauss_newton.records import (
+    REGIMES,
+    Found,
+    losses_text,
+    names,
+    part,
+    second_order,
+    trained,
+)
 
 CAPTIONS = {
     "full-batch": (
@@ -46,7 +54,7 @@ CAPTIONS = {
     "cka-across": (
         "Do optimizers come to the same representations? CKA of every pair after the last"
         " half-layer, of mini-batch training on the first seed: at the last epoch that all have,"
-        " and at the lowest training loss that all came to."
+        " and at the checkpoints nearest to the lowest training loss that all came to."
     ),
     "gap": (
         "What does the same training loss cost on test images? Test loss against training loss, in"
@@ -55,8 +63,9 @@ CAPTIONS = {
     ),
     "missed": (
         "How exact are the steps? Left: the part of the wanted step that Gauss-Newton's does not"
-        " make, mean over an epoch. Right: the least rank of [A, 1] of each half-layer over"
-        " training, by the cut-offs; where it is below the batch (dotted) no step is exact."
+        " make, mean over an epoch: at the last activations, of minimum norm at the logits. Right:"
+        " the least rank of [A, 1] of each half-layer over training, by the cut-offs; a block-wise"
+        " step is exact where none is below the batch (dotted)."
     ),
     "weights": (
         "How far do the weights go? ‖W − W₀‖ of all weights as one vector, weight units, over"
@@ -280,7 +289,7 @@ def cka_across_figure(results: Mapping) -> go.Figure:
     figure.update_yaxes(showticklabels=False, col=2)
     figure.update_xaxes(tickangle=-40)
     figure.update_xaxes(title_text=f"at epoch {found['common_epoch']}", col=1)
-    figure.update_xaxes(title_text=f"at training loss ≤ {found['level']:.3g} nats", col=2)
+    figure.update_xaxes(title_text=f"at training losses of {losses_text(found)}", col=2)
     return figure.update_layout(showlegend=False, hovermode="closest", height=HEIGHT + 40)
 
 

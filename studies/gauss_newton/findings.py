@@ -17,6 +17,7 @@ from studies.gauss_newton.records import (
     at_loss,
     by_name,
     comparable,
+    losses_text,
     mean_of,
     names,
     part,
@@ -180,13 +181,13 @@ def cka_texts(results: Mapping) -> list[str]:
 
 
 def pair_text(across: Mapping, seed: str) -> str:
-    """The two optimizers that are furthest apart at equal training loss."""
+    """The two optimizers that are furthest apart near one training loss."""
     matrix = np.array(list(across["equal_loss"].values())[-1], dtype=float)
     row, column = np.unravel_index(np.nanargmin(matrix), matrix.shape)
     pair = [label(across["names"][place]) for place in (row, column)]
     return (
-        f"At training loss {across['level']:.3g} (mini-batches, seed {seed}) the furthest apart are"
-        f" {listed(pair)}, CKA {matrix[row, column]:.3f} after the last half-layer."
+        f"At training losses of {losses_text(across)} (mini-batches, seed {seed}) the furthest"
+        f" apart are {listed(pair)}, CKA {matrix[row, column]:.3f} after the last half-layer."
     )
 
 
@@ -204,7 +205,7 @@ def solutions_card(results: Mapping) -> Card:
     ]
     return Card(
         "Which of the solutions",
-        f"Of the same Gauss-Newton system ({REGIMES[regime]}), test accuracy at the end:"
+        f"Of Gauss-Newton's solutions ({REGIMES[regime]}), test accuracy at the end:"
         f" {listed(told)}.",
         tiles=_tiles(results, groups, "val_accuracy", " %", 100.0, 1),
         drawing="gap",

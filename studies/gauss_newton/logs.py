@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from degeneracy.files import write_atomically
+from degeneracy.runs.store import finite
 from studies.gauss_newton.training import Row
 
 FOLDER = "logs"
@@ -55,7 +56,7 @@ class Log:
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.path.with_name(self.path.name + ".csv"), text.getvalue().encode())
-        content = json.dumps(self.rows, indent=0).encode()
+        content = json.dumps(finite(self.rows), indent=0, allow_nan=False).encode()
         write_atomically(self.path.with_name(self.path.name + ".json"), content)
         self.board.flush()
 

@@ -4,6 +4,8 @@ Parts: "train", then from the checkpoints "cka", "ntk", "weights" and "degenerac
 """
 
 import itertools
+import math
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -16,27 +18,21 @@ from degeneracy.curvature.trace import hessian_trace
 from degeneracy.data.images import DataSplits, TensorData, load_data
 from degeneracy.llc.estimate import estimate_llcs
 from degeneracy.llc.settings import SamplerSettings
+from degeneracy.optimizers.gauss_newton import class_kernel
 from degeneracy.runs.results import finding
 from degeneracy.runs.store import Checkpoint, Point
 from degeneracy.runs.work import Measured, Work, from_project
 from studies.gauss_newton.logs import Log
 from studies.gauss_newton.network import RevMLP
+from studies.gauss_newton.records import REGIMES
 from studies.gauss_newton.settings import Settings
 from studies.gauss_newton.similarity import (
     kernel_similarity,
     linear_cka,
     representations,
-    tangent_kernel,
     weight_change,
 )
-from studies.gauss_newton.training import (
-    REGIMES,
-    Trainer,
-    Trajectory,
-    load_weights,
-    network,
-    trajectories,
-)
+from studies.gauss_newton.training import Trainer, Trajectory, load_weights, network, trajectories
 
 SERIES = (
     *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
@@ -219,12 +215,14 @@ def own_cka(work: Work, trajectory: Trajectory, inputs: Tensor) -> dict[str, Any
 
 
 def across(work: Work, group: Sequence[Trajectory], inputs: Tensor) -> dict[str, Any]:
-    """CKA of every pair: at the last epoch that all have, and at a training loss all came to."""
+    """CKA of every pair: at the last epoch that all have, and at the checkpoints whose training
+    losses are nearest, by their ratio, to the lowest one that all came to.
+    """
     losses = {t: _losses_at(work, t) for t in group}
     common = max(set.intersection(*(set(found) for found in losses.values())))
     level = max(min(found.values()) for found in losses.values())
     reached = {
-        t: next(epoch for epoch, loss in found.items() if loss <= level)
+        t: min(found, key=lambda epoch, found=found: _apart(found[epoch], level))
         for t, found in losses.items()
     }
     return {
@@ -232,6 +230,7 @@ def across(work: Work, group: Sequence[Trajectory], inputs: Tensor) -> dict[str,
         "level": level,  # nats, the lowest training loss that all checkpoints came to
         "common_epoch": common,
         "reached": [reached[t] for t in group],
+        "losses": [losses[t][reached[t]] for t in group],  # nats, there
         "equal_epoch": _matrices(work, dict.fromkeys(group, common), inputs),
         "equal_loss": _matrices(work, reached, inputs),
     }
@@ -241,6 +240,12 @@ def _losses_at(work: Work, trajectory: Trajectory) -> dict[int, float]:
     """Epoch with known weights → training loss there."""
     series = work.results["parts"]["train"][trajectory.key]["series"]
     return {epoch: series["train_loss"][epoch] for epoch in kept_epochs(work, trajectory)}
+
+
+def _apart(loss: float, other: float) -> float:
+    """|log| of the ratio of two losses, of which either may be 0."""
+    least = sys.float_info.min
+    return abs(math.log(max(loss, least) / max(other, least)))
 
 
 def _matrices(
@@ -265,9 +270,9 @@ def measure_ntk(work: Work) -> Measured:
     for key in work.todo(done, "training"):
         inputs = trained_on(work, done[key].regime).inputs[: work.settings.analyses.num_ntk]
         epochs = kept_epochs(work, done[key])
-        start = tangent_kernel(model_at(work, done[key], 0), inputs)
+        start = class_kernel(model_at(work, done[key], 0), inputs)
         found = [
-            kernel_similarity(start, tangent_kernel(model_at(work, done[key], epoch), inputs))
+            kernel_similarity(start, class_kernel(model_at(work, done[key], epoch), inputs))
             for epoch in epochs
         ]
         yield key, {"epochs": epochs, "similarity": found, "last": found[-1]}
@@ -292,6 +297,7 @@ def measure_degeneracy(work: Work) -> Measured:
     how = work.settings.degeneracy
     first = work.settings.training.seed
     ends = [t for t in ended(work).values() if t.regime in how.regimes and t.seed == first]
+    ends = [t for t in ends if kept_epochs(work, t)[-1]]  # no weights of one that diverged at once
     if how.optimizers is not None:
         ends = [t for t in ends if t.name in how.optimizers]
     wanted = {f"{t.key}/trace": (t, None) for t in ends}

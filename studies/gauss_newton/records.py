@@ -117,6 +117,12 @@ def comparable(found: Sequence[Found]) -> Comparable:
     return Comparable(None, [], left_out)
 
 
+def losses_text(across: Mapping[str, Any]) -> str:
+    """The training losses (nats) at which ends were compared: `0.061 to 0.065 nats`."""
+    low, high = (f"{end(across['losses']):.3g}" for end in (min, max))
+    return f"{low} nats" if low == high else f"{low} to {high} nats"
+
+
 def mean_of(values: Sequence[float | None]) -> float | None:
     """Mean of those that are finite numbers; None where none is."""
     finite = [value for value in values if value is not None and math.isfinite(value)]

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from degeneracy.optimizers.gauss_newton import class_kernel
-
 
 def linear_cka(a: Float[Tensor, "n p"], b: Float[Tensor, "n q"]) -> float:
     """Linear CKA, ‖AᵀB‖²_F/(‖AᵀA‖_F ‖BᵀB‖_F) with centred columns, in [0, 1], in float64.
@@ -50,11 +48,6 @@ def representations(model: nn.Module, inputs: Tensor) -> dict[str, Float[Tensor,
 def kernel_similarity(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> float:
     """Cosine ⟨A, B⟩_F/(‖A‖_F ‖B‖_F) of two kernels of the same samples."""
     return float((a * b).sum() / (a.norm() * b.norm()))
-
-
-def tangent_kernel(model: nn.Module, inputs: Tensor) -> Float[Tensor, "n*classes n*classes"]:
-    """The exact neural tangent kernel of the logits, classes within samples, in float64."""
-    return class_kernel(model, inputs)
 
 
 def weight_change(

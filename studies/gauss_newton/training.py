@@ -14,16 +14,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
+from degeneracy.cost import clock, forget_peak, memory_mb
 from degeneracy.data.images import TensorData
-from degeneracy.device import clock, memory_mb
 from degeneracy.optimizers.gauss_newton import GaussNewton, NonFiniteError
 from degeneracy.stepper import Stepper, TorchStepper
 from degeneracy.training import evaluate, pack_state, packed_weights, unpack_state
 from ngd import NGD
 from studies.gauss_newton.network import MemoryFree, RevMLP
+from studies.gauss_newton.records import REGIMES
 from studies.gauss_newton.settings import FEATURES, NUM_CLASSES, Choice, Settings, SwapSettings
 
-REGIMES = ("full", "mini")
 CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop
 Row = dict[str, float | int | None]
 
@@ -67,11 +67,9 @@ def network(settings: Settings, seed: int) -> RevMLP:
 
 def stepper_of(model: RevMLP, choice: Choice, regime: str) -> Stepper:
     """What an optimizer's settings stand for; first-order ones keep no activations."""
-    lr = choice.rate(regime)
+    lr, how = choice.rate(regime), choice.model_dump(exclude={"kind", "lr", "full_lr"})
     if choice.kind == "gauss_newton":
-        how = choice.model_dump(exclude={"kind", "lr", "full_lr"})
         return GaussNewton(model, lr, **how)
-    how = choice.model_dump(exclude={"kind", "lr", "full_lr"})
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "ngd": NGD}
     optimizer = kinds[choice.kind](model.parameters(), lr=lr, **how)
     return TorchStepper(MemoryFree(model), cross_entropy, [optimizer])
@@ -189,9 +187,11 @@ class Trainer:
         """One step, and what is logged of it."""
         second_order = isinstance(self.stepper, GaussNewton)
         logits = None if second_order else self._logits(inputs)
-        started = clock(inputs.device)
+        device = inputs.device
+        forget_peak(device)
+        started = clock(device)
         self.stepper.step(inputs, labels)
-        spent = clock(inputs.device) - started
+        spent, memory = clock(device) - started, memory_mb(device)
         if second_order:
             logits = self.stepper.last.logits
         before, after = (cross_entropy(o, labels).item() for o in (logits, self._logits(inputs)))
@@ -204,12 +204,14 @@ class Trainer:
             "val_loss": None,
             "val_accuracy": None,
             "time_s": spent,
-            "memory_mb": memory_mb(inputs.device),
+            "memory_mb": memory,
         }
         if second_order:
             step = self.stepper.last
             row |= {"missed_fraction": step.residual, "missed_at_logits": step.logit_residual}
             row |= {f"rank.{name}": rank for name, rank in step.ranks.items()}
+            if step.kernel_rank is not None:
+                row["kernel_rank"] = step.kernel_rank
         for name, weight in self.model.named_parameters():
             row[f"norm.{name}"] = weight.detach().norm().item()
             row[f"variance.{name}"] = weight.detach().var().item()

@@ -155,6 +155,30 @@ def test_the_minimum_norm_solution_is_the_dense_pseudo_inverses(num_blocks, bias
     assert step.kernel_rank == B * CLASSES
 
 
+@pytest.mark.parametrize("solution", SOLUTIONS)
+@pytest.mark.parametrize("apart", [1e-3, 1e-5, 1e-6])
+def test_samples_that_are_nearly_alike_cost_what_rounding_of_the_weights_does(solution, apart):
+    model, (inputs, labels) = network().float(), batch()
+    inputs = inputs.float()
+    inputs[1], labels[1] = inputs[0] + apart * torch.randn(D), (labels[0] + 1) % CLASSES
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        step = gauss_newton_direction(model, inputs, labels, solution=solution, **EXACT)
+    # the step's length goes as 1/apart, and so does the rounding of its weights
+    assert step.residual < torch.finfo(torch.float32).eps / apart
+    assert step.exact == (step.residual <= 1e-3)
+    assert step.exact == (not warned)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_labels_of_any_integer_type_are_labels(dtype, loss):
+    model, (inputs, labels) = network(), batch()
+    found = gauss_newton_direction(model, inputs, labels.to(dtype), loss=loss, **EXACT)
+    right = gauss_newton_direction(model, inputs, labels, loss=loss, **EXACT)
+    assert torch.equal(flat(found.direction), flat(right.direction))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device in this machine")
 @pytest.mark.parametrize("solution", SOLUTIONS)
 @pytest.mark.parametrize("cuts", [EXACT, {"rtol": 0.1}, {"ridge": 1e-3}])

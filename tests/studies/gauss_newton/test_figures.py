@@ -142,7 +142,7 @@ def test_nothing_is_said_of_the_way_to_the_first_epoch(results):
     level, kept, left_out = comparable(found)
     assert (level, left_out) == (0.4, ["adam"])
     assert [one.name for one in kept] == ["block", "min_norm", "ngd", "adam>block at 1"]
-    assert "Left out: adam, slower." in texts_of(results)
+    assert "Left out: Adam, slower." in texts_of(results)
     assert comparable(falling(results, [[3, 1, 0.5]] * 4 + [[3, 2.9, 2.9]])).left_out
 
 

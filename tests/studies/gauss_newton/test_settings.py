@@ -81,7 +81,12 @@ def test_rates_are_of_the_regime():
 
 @pytest.mark.parametrize(
     ("name", "num_seeds"),
-    [("args_gauss_newton", 1), ("args_gauss_newton_seeds", 5), ("args_gauss_newton_published", 3)],
+    [
+        ("args_gauss_newton", 1),
+        ("args_gauss_newton_seeds", 5),
+        ("args_gauss_newton_published", 3),
+        ("args_gauss_newton_cifar10", 3),
+    ],
 )
 def test_the_configs_are_sound(name, num_seeds):
     settings = read_config(PROJECT / "experiments" / f"{name}.json", Settings, "gauss_newton")
@@ -100,3 +105,14 @@ def test_the_published_config_has_the_papers_sizes():
     assert rates["block"] == (0.5, 0.1)
     assert rates["adam"] == (1e-4, 1e-4)
     assert rates["sgd"] == (0.1, 0.1)
+
+
+def test_the_config_of_cifar_has_the_papers_sizes():
+    path = PROJECT / "experiments" / "args_gauss_newton_cifar10.json"
+    settings = read_config(path, Settings, "gauss_newton")
+    assert (settings.data.dataset, settings.data.augment) == ("cifar10", True)
+    assert (settings.network.hidden, settings.network.num_blocks) == (8000, 6)
+    rates = {name: (o.rate("full"), o.rate("mini")) for name, o in settings.optimizers.items()}
+    assert rates["block"] == (0.5, 0.1)
+    assert rates["adam"] == (1e-5, 1e-4)
+    assert rates["sgd"] == (0.01, 0.01)

@@ -1,6 +1,7 @@
 """Does the study keep what it finds, go on after a stop, and write its report?"""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,17 @@ def test_every_part_has_every_training(results, tiny_settings):
     assert results["status"] == "complete"
     parts = results["parts"]
     assert list(parts["train"]) == list(parts["ntk"]) == list(parts["weights"]) == keys
+    for regime in ("full", "mini"):
+        across = parts["cka"][f"across/{regime}/42"]
+        for name, epoch, loss in zip(
+            across["names"], across["reached"], across["losses"], strict=True
+        ):
+            losses = parts["train"][f"{regime}/{name}/42"]["series"]["train_loss"]
+            assert loss == losses[epoch]
+            apart = {e: abs(math.log(at / across["level"])) for e, at in enumerate(losses)}
+            assert apart[epoch] == min(
+                apart[e] for e in parts["ntk"][f"{regime}/{name}/42"]["epochs"]
+            )
     assert list(parts["cka"]) == [*(f"own/{k}" for k in keys), "across/full/42", "across/mini/42"]
     assert list(parts["degeneracy"]) == ["mini/block/42/trace", "mini/block/42/1e+06"]
     for record in parts["train"].values():

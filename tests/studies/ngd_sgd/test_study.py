@@ -156,7 +156,8 @@ def test_after_the_swap_each_optimizer_starts_fresh_on_the_shared_weights(
     (record,) = train(model, fresh, mnist, 1, 500, generator).records
     s = series(results, optimizer)
     assert (record.train_loss, record.val_loss, record.update_norm) == pytest.approx(
-        (s["train_loss"][2], s["val_loss"][2], s["update_norm"][2]), rel=1e-5
+        (s["train_loss"][2], s["val_loss"][2], s["update_norm"][2]),
+        rel=1e-5,  # 120 float32 steps
     )
 
 
