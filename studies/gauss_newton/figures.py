@@ -333,10 +333,11 @@ def degeneracy_figure(results: Mapping) -> go.Figure:
         line.update(hovertemplate="γ = %{x}: %{y:.3g}, %{customdata}")
         figure.add_trace(line, row=1, col=1)
     traces = [found[f"{one.key}/trace"] for one in ends]
-    bars = go.Bar(x=[label(one.name) for one in ends], y=[t["trace"] for t in traces])
-    bars.update(marker_color=[colours[one.name] for one in ends], showlegend=False)
-    bars.update(error_y={"type": "data", "array": [Z_95 * (t["std_error"] or 0) for t in traces]})
-    figure.add_trace(bars, row=1, col=2)
+    points = go.Scatter(x=[label(one.name) for one in ends], y=[t["trace"] for t in traces])
+    points.update(mode="markers", showlegend=False)
+    points.update(marker={"color": [colours[one.name] for one in ends], "size": 9})
+    points.update(error_y={"type": "data", "array": [Z_95 * (t["std_error"] or 0) for t in traces]})
+    figure.add_trace(points, row=1, col=2)
     figure.update_xaxes(title_text="optimizer", tickangle=-40, col=2)
     gammas = results["config"]["degeneracy"]["localizations"]
     figure.update_xaxes(
@@ -348,7 +349,8 @@ def degeneracy_figure(results: Mapping) -> go.Figure:
         col=1,
     )
     figure.update_yaxes(title_text="LLC λ̂", col=1)
-    figure.update_yaxes(title_text="Hessian trace (nats / weight²)", col=2)
+    scale = axis_scale([points.y])
+    figure.update_yaxes(title_text="Hessian trace (nats / weight²)", **scale, col=2)
     return figure.update_layout(hovermode="closest")
 
 

@@ -342,7 +342,7 @@ def degeneracy_card(results: Mapping) -> Card:
         f"Hessian trace of the training loss: {listed(told)}. {len(local)} of {len(estimates)}"
         " LLC estimates are certified local.",
         tiles=[
-            Tile(label(one.name), f"{t['trace']:.3g}", "", colours[one.name])
+            Tile(label(one.name), f"{t['trace']:,.0f}", "", colours[one.name])
             for one, t in traces
             if number(t["trace"]) is not None
         ],
