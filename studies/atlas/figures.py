@@ -257,7 +257,8 @@ def contrast_figure(results: Mapping) -> go.Figure:
         x0=1 / (1 + margin), x1=1 + margin, fillcolor=BAND, line_width=0, layer="below"
     )
     figure.add_vline(x=1, line_color=SOFT, line_width=1)
-    figure.update_xaxes(title_text=f"ratio of λ̂ ({over(results)}, or of such ratios)", type="log")
+    title = f"ratio of λ̂ ({over(results)}, or of such ratios)"
+    figure.update_xaxes(title_text=title, type="log", dtick="D2", tickformat="~g")
     ticks = {"tickvals": list(range(len(names))), "ticktext": names}
     figure.update_yaxes(**ticks, autorange="reversed")
     figure.update_layout(hovermode="closest", height=200 + 90 * len(names))
