@@ -149,6 +149,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(short, config_file, begun, tmp_
     assert results_of(out / "runs" / half) == alone(short, tmp_path / "one", seed=int(half[-1]))
 
 
+@pytest.mark.slow  # the small version: a sweep that is killed, above
 def test_a_cluster_that_loses_a_machine_loses_no_run_and_does_none_twice(short, begun, tmp_path):
     out, config_file = tmp_path / "sweep", tmp_path / "args_long.json"
     sampler = short["devinterp"] | {"num_draws": 400}  # so that a run ends well after the kill
