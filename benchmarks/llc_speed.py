@@ -129,7 +129,7 @@ def compare(model: nn.Module, data, many: int, draws: int) -> dict[str, float]:
                 f"batched, {chains} chains, set-up a chain",
                 (short - 4 * (long - short) / draws) / chains,
             )
-        started = time.perf_counter()
+        started = clock(data[0].device)
         mean_loss(model, data)
         note("L(w*)", clock(data[0].device) - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
@@ -142,7 +142,7 @@ def totals(model: nn.Module, data, num_draws: int) -> tuple[float, float]:
     )
     theirs, ours = [], []
     for _ in range(3):
-        started = time.perf_counter()
+        started = clock(data[0].device)
         mean_loss(model, data)
         for _ in range(2):
             devinterp_chain(model, loader, num_draws)

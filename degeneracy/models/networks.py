@@ -94,9 +94,8 @@ class LeNet5(nn.Module):
 class ResidualFFNN(FFNN):
     """`FFNN` with a path around every hidden layer but the first: h ← h + ReLU(Wh + b).
 
-    What training leaves on a plateau in a deep
-    `FFNN` reaches the output here from the start (He, Zhang, Ren & Sun, "Deep residual learning for
-    image recognition", CVPR 2016, arXiv:1512.03385).
+    What training leaves on a plateau in a deep `FFNN` reaches the output here from the start (He,
+    Zhang, Ren & Sun, "Deep residual learning for image recognition", CVPR 2016, arXiv:1512.03385).
     """
 
     name = "residual FFNN"

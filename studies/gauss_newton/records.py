@@ -119,7 +119,8 @@ def comparable(found: Sequence[Found]) -> Comparable:
 
 def losses_text(across: Mapping[str, Any]) -> str:
     """The training losses (nats) at which ends were compared: `0.061 to 0.065 nats`."""
-    low, high = (f"{end(across['losses']):.3g}" for end in (min, max))
+    losses = across.get("losses", [across["level"]])  # runs of before have the level alone
+    low, high = (f"{end(losses):.3g}" for end in (min, max))
     return f"{low} nats" if low == high else f"{low} to {high} nats"
 
 

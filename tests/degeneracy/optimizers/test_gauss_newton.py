@@ -177,6 +177,8 @@ def test_labels_of_any_integer_type_are_labels(dtype, loss):
     found = gauss_newton_direction(model, inputs, labels.to(dtype), loss=loss, **EXACT)
     right = gauss_newton_direction(model, inputs, labels, loss=loss, **EXACT)
     assert torch.equal(flat(found.direction), flat(right.direction))
+    with pytest.raises(ValueError, match=r"targets are torch\.bool .* allowed: integer labels"):
+        gauss_newton_direction(model, inputs, labels.bool(), loss=loss, **EXACT)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device in this machine")

@@ -106,6 +106,17 @@ def test_a_damaged_checkpoint_is_named(finished, tiny_settings, tmp_path, device
     work.store.close()
 
 
+def test_what_diverged_before_a_checkpoint_is_no_end_point(interrupted, tiny_settings, device):
+    directory = interrupted(degeneracy=["mini/block/42/trace", "mini/block/42/1e+06"])
+    left = read(directory)
+    left["parts"]["train"]["mini/block/42"]["last_epoch"] = 0
+    (directory / "results.json").write_text(json.dumps(left))
+    work = open_work(STUDY, tiny_settings, directory, device)
+    measure(work, "degeneracy")
+    work.store.close()
+    assert not read(directory)["parts"]["degeneracy"]
+
+
 @pytest.mark.parametrize("analysis", ["cka", "ntk", "weights"])
 def test_an_analysis_is_a_command_and_a_figure(interrupted, capsys, analysis):
     missing = "own/mini/adam/42" if analysis == "cka" else "mini/adam/42"

@@ -206,3 +206,11 @@ def test_a_log_is_csv_json_and_tensorboard(tmp_path):
     assert [(s.step, s.value) for s in board.Scalars("loss")] == [(1, 2.5), (2, 1.5)]
     assert [s.step for s in board.Scalars("val_loss")] == [2]
     assert [s.value for s in board.Scalars("norm/blocks.0.f.bias")] == [0.0, 1.0]
+
+
+def test_a_log_of_a_divergence_is_json(tmp_path):
+    log = Log(tmp_path, "mini/sgd/42", [{"epoch": 1, "iteration": 1, "loss": float("nan")}])
+    log.close()
+    text = (tmp_path / "logs" / "mini-sgd-42.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text) == [{"epoch": 1, "iteration": 1, "loss": None}]
